@@ -1,0 +1,48 @@
+"""Oban for synchronous Python: background jobs in your own PostgreSQL, run on threads."""
+
+from oban_sync import schema, telemetry
+from oban_sync.core.errors import (
+    ConfigError,
+    DatabaseUnavailableError,
+    EmbeddedServerError,
+    InvalidJobError,
+    JobDecodeError,
+    JobError,
+    NotRunningError,
+    ObanError,
+    SchemaError,
+    WorkerNotFoundError,
+)
+from oban_sync.core.job import Job, JobState, current_job
+from oban_sync.core.outcome import Cancel, Discard, Record, Snooze
+from oban_sync.core.worker import JobFunction, Worker, job, worker
+from oban_sync.oban import Oban
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancel",
+    "ConfigError",
+    "DatabaseUnavailableError",
+    "Discard",
+    "EmbeddedServerError",
+    "InvalidJobError",
+    "Job",
+    "JobDecodeError",
+    "JobError",
+    "JobFunction",
+    "JobState",
+    "NotRunningError",
+    "Oban",
+    "ObanError",
+    "Record",
+    "SchemaError",
+    "Snooze",
+    "Worker",
+    "WorkerNotFoundError",
+    "current_job",
+    "job",
+    "schema",
+    "telemetry",
+    "worker",
+]

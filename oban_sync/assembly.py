@@ -1,0 +1,121 @@
+"""From a Config to the wired parts, in start order. The only module that names them all."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from psycopg_pool import ConnectionPool
+
+from oban_sync.core.config import Config
+from oban_sync.embedded import Server
+from oban_sync.engine.connections import LazyPool, open_application_pool, open_loop_pool
+from oban_sync.engine.session import Db
+from oban_sync.runtime.notifier import Notifier
+from oban_sync.runtime.producer import Producer
+from oban_sync.runtime.stager import Stager
+from oban_sync.runtime.supervisor import Supervisor
+
+EMBEDDED = "embedded:"
+
+#: Connections the loops share at the most, however many queues there are.
+MOST_LOOP_CONNECTIONS = 4
+
+
+class Assembly:
+    """The parts of one Oban, each made when first needed.
+
+    Connections: the application pool (up to `pool_size`, none until used; or the one given), the
+    loops' pool (1 to 4), and the notifier's own.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._server: Server | None = None
+        self._application = LazyPool(self._open_application_pool)
+        self._loops: ConnectionPool[Any] | None = None
+
+    @property
+    def node(self) -> str:
+        """What people call this node."""
+        return self.config.node or socket.gethostname() or "localhost"
+
+    @property
+    def pool(self) -> ConnectionPool[Any]:
+        """The application pool."""
+        given: ConnectionPool[Any] | None = self.config.pool
+
+        return self._application.get() if given is None else given
+
+    @property
+    def db(self) -> Db:
+        """The application pool, for the library's statements."""
+        return Db(self.pool, self.config.prefix)
+
+    def build(self) -> Supervisor:
+        """Make the parts that run; nothing of them is started."""
+        config = self.config
+        conninfo = self._conninfo()
+        size = min(len(config.queues) + 1, MOST_LOOP_CONNECTIONS)
+        self._loops = open_loop_pool(conninfo, name=f"oban-sync {config.name}: queues", size=size)
+
+        # Short, so that a stop is not held up for long; the loops try again anyway.
+        db = Db(self._loops, config.prefix, timeout=2.0)
+        producers = {queue.name: Producer(queue, db, node=self.node) for queue in config.queues}
+
+        def wake(queue: str) -> None:
+            if (producer := producers.get(queue)) is not None:
+                producer.wake()
+
+        def wake_all() -> None:
+            for producer in producers.values():
+                producer.wake()
+
+        notifier = Notifier(
+            config.listen_conninfo or conninfo,
+            config.prefix,
+            on_insert=wake,
+            on_connected=wake_all,
+            application_name=f"oban-sync {config.name}: notifier",
+        )
+        stager = Stager(db, list(producers), config.stager, wake=wake)
+
+        return Supervisor(notifier, list(producers.values()), stager)
+
+    def close_loops(self) -> None:
+        """Close what the running parts shared, after they stopped."""
+        loops, self._loops = self._loops, None
+
+        if loops is not None:
+            loops.close(timeout=1.0)
+
+    def close(self) -> None:
+        """Close what was opened here, last of all; a pool that was given stays open."""
+        self.close_loops()
+        self._application.close(timeout=1.0)
+        server, self._server = self._server, None
+
+        if server is not None:
+            server.stop()
+
+    def _open_application_pool(self) -> ConnectionPool[Any]:
+        return open_application_pool(
+            self._conninfo(),
+            name=f"oban-sync {self.config.name}: application",
+            size=self.config.pool_size,
+        )
+
+    def _conninfo(self) -> str:
+        """Where PostgreSQL is; starts the embedded one when that is what was asked for."""
+        if self.config.pool is not None:
+            conninfo = self.config.pool.conninfo
+
+            return str(conninfo() if callable(conninfo) else conninfo)
+
+        if not self.config.conninfo.startswith(EMBEDDED):
+            return self.config.conninfo
+
+        if self._server is None:
+            self._server = Server(self.config.conninfo.removeprefix(EMBEDDED))
+
+        return self._server.start()

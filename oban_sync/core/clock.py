@@ -1,0 +1,24 @@
+"""The one place that reads the wall clock and turns points in time into text and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """The current time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def to_wire(moment: datetime) -> str:
+    """A point in time as the table keeps it: naive UTC in ISO form, with microseconds."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+
+def from_wire(text: str) -> datetime:
+    """Read a naive UTC timestamp as PostgreSQL prints it.
+
+    Raises:
+        ValueError: It is not a moment Python can express ('infinity', a year past 9999, BC).
+    """
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)

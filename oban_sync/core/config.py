@@ -1,0 +1,303 @@
+"""Everything an Oban can be told, checked in one place.
+
+`Config.checked` takes what the constructor, the environment and `oban.toml` gave, and either
+returns a frozen, complete Config or raises a ConfigError that names the option.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from oban_sync.core.errors import ConfigError, InvalidJobError, nearest, shown, unknown
+from oban_sync.core.options import check_name
+
+PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+
+MOST_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueConfig:
+    """One queue of this node.
+
+    Attributes:
+        name: The queue's name.
+        limit: Jobs at once on this node, 1 to 10,000.
+    """
+
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagerConfig:
+    """The loop that makes due jobs available.
+
+    Attributes:
+        interval: Seconds between rounds; also how late a job may start when a NOTIFY was lost.
+        limit: Most jobs staged by one statement; a full batch is followed by the next at once.
+    """
+
+    interval: float = 1.0
+    limit: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The checked options of one Oban; see `Oban` for their meaning."""
+
+    conninfo: str = field(repr=False, default="")
+    pool: Any = None
+    queues: tuple[QueueConfig, ...] = ()
+    name: str = "Oban"
+    node: str = ""
+    prefix: str = "public"
+    imports: tuple[str, ...] = ()
+    shutdown_grace_period: float = 15.0
+    listen_conninfo: str | None = field(repr=False, default=None)
+    pool_size: int = 10
+    stager: StagerConfig = StagerConfig()
+
+    @classmethod
+    def checked(cls, given: Mapping[str, object]) -> Config:
+        """Check options by name; those that are None keep their default.
+
+        Raises:
+            ConfigError: An option is unknown or wrong.
+        """
+        values: dict[str, Any] = {}
+
+        for option, value in given.items():
+            check = _CHECKS.get(option)
+
+            if check is None:
+                raise ConfigError(option, unknown(option, _CHECKS))
+
+            if value is not None:
+                values[option] = check(option, value)
+
+        if "conninfo" not in values and "pool" not in values:
+            raise ConfigError(
+                "conninfo",
+                "no database was given; pass a libpq URL or string, a pool=, set OBAN_DSN or "
+                "DATABASE_URL, or write conninfo in oban.toml",
+            )
+
+        if "conninfo" in values and "pool" in values:
+            raise ConfigError("pool", "give either conninfo or a pool, not both")
+
+        return cls(**values)
+
+
+def check_prefix(option: str, value: object) -> str:
+    """The name of a PostgreSQL schema that needs no escaping to be read, or to be a channel."""
+    if not isinstance(value, str) or PREFIX.fullmatch(value) is None:
+        raise ConfigError(
+            option,
+            f"{shown(value)} is not allowed; give a schema name of letters, digits, _ and $, "
+            "not starting with a digit, of at most 63 characters",
+        )
+
+    return value
+
+
+def check_queues(option: str, value: object) -> tuple[QueueConfig, ...]:
+    """``{"name": limit}`` or ``{"name": {"limit": limit}}``, also as ``"name:limit,name:limit"``."""
+    if isinstance(value, str):
+        value = parse_queues(option, value)
+
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            option, f'{shown(value)} is not a mapping; give {{"default": 10, "mailers": 5}}'
+        )
+
+    return tuple(_check_queue(option, name, given) for name, given in value.items())
+
+
+def parse_queues(option: str, text: str) -> dict[str, object]:
+    """Read ``default:10,mailers:5``."""
+    queues: dict[str, object] = {}
+
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        name, colon, limit = part.rpartition(":")
+
+        if not colon or not limit.strip().isdecimal():
+            raise ConfigError(
+                option,
+                f"{shown(part)} is not a queue and its limit; give name:limit, as default:10",
+            )
+
+        if name in queues:
+            raise ConfigError(option, f"{shown(name)} stands twice in {shown(text)}")
+
+        queues[name] = int(limit)
+
+    return queues
+
+
+def check_seconds(option: str, value: object, *, least: float = 0.0) -> float:
+    """A finite number of seconds, or a timedelta."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < least
+    ):
+        raise ConfigError(option, f"{shown(value)} is not allowed; give seconds, {least:g} or more")
+
+    return float(value)
+
+
+def check_whole(option: str, value: object, least: int, most: int) -> int:
+    """A whole number within bounds; text from the environment counts."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(
+            option, f"{shown(value)} is not allowed; give a whole number from {least} to {most:,}"
+        )
+
+    return value
+
+
+def mask(conninfo: str) -> str:
+    """A conninfo that may be shown: passwords replaced by ``***``."""
+    text = re.sub(r"(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", conninfo)
+
+    if "://" in text:
+        try:
+            password = urlsplit(text).password
+        except ValueError:
+            return "***"
+
+        if password:
+            text = text.replace(f":{password}@", ":***@", 1)
+
+    return text
+
+
+def new_identity() -> str:
+    """A fresh uuid for one start of one node or producer: never a host name or pid."""
+    return str(uuid.uuid4())
+
+
+def _check_queue(option: str, name: object, given: object) -> QueueConfig:
+    try:
+        checked = check_name(option, name)
+    except InvalidJobError as error:
+        raise ConfigError(option, error.problem) from None
+
+    path = f'{option}["{checked}"]'
+
+    if isinstance(given, Mapping):
+        for key in given:
+            if key != "limit":
+                raise ConfigError(f"{path}.{key}", unknown(key, ["limit"]))
+
+        if "limit" not in given:
+            raise ConfigError(f"{path}.limit", "is missing; give a whole number, as 10")
+
+        return QueueConfig(checked, check_whole(f"{path}.limit", given["limit"], 1, MOST_LIMIT))
+
+    return QueueConfig(checked, check_whole(path, given, 1, MOST_LIMIT))
+
+
+def _check_stager(option: str, value: object) -> StagerConfig:
+    if isinstance(value, StagerConfig):
+        return value
+
+    if not isinstance(value, Mapping):
+        raise ConfigError(option, f'{shown(value)} is not a mapping; give {{"interval": 1.0}}')
+
+    allowed = [item.name for item in fields(StagerConfig)]
+
+    for key in value:
+        if key not in allowed:
+            raise ConfigError(f"{option}.{key}", unknown(key, allowed))
+
+    defaults = StagerConfig()
+
+    return StagerConfig(
+        check_seconds(f"{option}.interval", value.get("interval", defaults.interval), least=0.01),
+        check_whole(f"{option}.limit", value.get("limit", defaults.limit), 1, 100_000),
+    )
+
+
+def _check_conninfo(option: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        kind = type(value).__name__
+        raise ConfigError(
+            option, f"a {kind} is not allowed; give a libpq string or URL, or embedded:PATH"
+        )
+
+    return value
+
+
+def _check_pool(option: str, value: object) -> object:
+    if not hasattr(value, "connection") or not hasattr(value, "conninfo"):
+        raise ConfigError(
+            option, f"{shown(value)} is not a psycopg_pool.ConnectionPool; give one, or a conninfo"
+        )
+
+    return value
+
+
+def _check_label(option: str, value: object) -> str:
+    # Nodes of Elixir Oban accept no white space here.
+    if not isinstance(value, str) or not value or not value.isprintable() or " " in value:
+        raise ConfigError(option, f"{shown(value)} is not allowed; give a name without spaces")
+
+    return value
+
+
+def _check_imports(option: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+
+    if not isinstance(value, Iterable):
+        raise ConfigError(option, f"{shown(value)} is not a list of module names")
+
+    modules = tuple(value)
+
+    for module in modules:
+        if not isinstance(module, str) or not all(
+            part.isidentifier() for part in module.split(".")
+        ):
+            raise ConfigError(option, f"{shown(module)} is not the name of a module")
+
+    return modules
+
+
+_CHECKS = {
+    "conninfo": _check_conninfo,
+    "pool": _check_pool,
+    "queues": check_queues,
+    "name": _check_label,
+    "node": _check_label,
+    "prefix": check_prefix,
+    "imports": _check_imports,
+    "shutdown_grace_period": check_seconds,
+    "listen_conninfo": _check_conninfo,
+    "pool_size": lambda option, value: check_whole(option, value, 1, 1_000),
+    "stager": _check_stager,
+}
+
+#: The names of all options.
+OPTIONS = tuple(_CHECKS)

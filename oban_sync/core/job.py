@@ -1,0 +1,349 @@
+"""A job: one row of `oban_jobs`, before and after it is stored."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from oban_sync.core import clock, payload, recorded
+from oban_sync.core.errors import JobDecodeError
+
+
+class JobState(StrEnum):
+    """Where a job stands. Values are the labels stored in `oban_jobs.state`."""
+
+    #: Waits for something other than time (used by Oban's workflows and chains).
+    SUSPENDED = "suspended"
+    #: Waits for its time.
+    SCHEDULED = "scheduled"
+    #: May start now.
+    AVAILABLE = "available"
+    #: Runs on some node.
+    EXECUTING = "executing"
+    #: Failed, and waits to be tried again.
+    RETRYABLE = "retryable"
+    #: Done.
+    COMPLETED = "completed"
+    #: Stopped for good on request.
+    CANCELLED = "cancelled"
+    #: Given up.
+    DISCARDED = "discarded"
+
+
+class _JsonField:
+    """A jsonb field kept as text until somebody looks, because most jobs' meta is never read."""
+
+    def __init__(self, field: str, shape: type) -> None:
+        self._field = field
+        self._slot = f"_{field}"
+        self._shape = shape
+
+    def __get__(self, job: Any, owner: type | None = None) -> Any:
+        if job is None:
+            return self
+
+        value = getattr(job, self._slot)
+
+        if type(value) is not str:
+            return value
+
+        try:
+            parsed = payload.decode(value, self._field)
+        except ValueError as error:
+            raise JobDecodeError(f"job {job.id}: {error}") from error
+
+        if not isinstance(parsed, self._shape):
+            raise JobDecodeError(
+                f"job {job.id}: {self._field} holds a JSON {type(parsed).__name__}, "
+                f"not a {self._shape.__name__}"
+            )
+
+        setattr(job, self._slot, parsed)
+
+        return parsed
+
+
+class _Moment:
+    """A timestamp kept as PostgreSQL's text until somebody looks; 'infinity' must not stop a fetch."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._slot = f"_{field}"
+
+    def __get__(self, job: Any, owner: type | None = None) -> Any:
+        if job is None:
+            return self
+
+        value = getattr(job, self._slot)
+
+        if type(value) is not str:
+            return value
+
+        try:
+            moment = clock.from_wire(value)
+        except ValueError as error:
+            raise JobDecodeError(
+                f"job {job.id}: {self._field} is {value!r}, which Python cannot express"
+            ) from error
+
+        setattr(job, self._slot, moment)
+
+        return moment
+
+
+class Job:
+    """One job.
+
+    Made by `Worker.new` and `Worker.enqueue`, and handed to `process`. Times are aware UTC
+    datetimes, or None where the job has not come that far. `args` and `meta` are parsed when first
+    looked at; looking raises `JobDecodeError` when a row holds something else than an object.
+
+    Attributes:
+        id: The row's id; None until the job is stored.
+        state: Where the job stands, a `JobState`.
+        queue: The queue it runs in.
+        worker: The registered name of the worker that performs it.
+        attempt: Times started.
+        max_attempts: Most times it may be started.
+        priority: 0 (first) to 9.
+        tags: Free labels.
+        attempted_by: ``[node, producer uuid]`` of the last start.
+    """
+
+    __slots__ = (
+        "_args",
+        "_attempted_at",
+        "_cancelled_at",
+        "_completed_at",
+        "_discarded_at",
+        "_errors",
+        "_inserted_at",
+        "_meta",
+        "_schedule_in",
+        "_scheduled_at",
+        "attempt",
+        "attempted_by",
+        "id",
+        "max_attempts",
+        "priority",
+        "queue",
+        "state",
+        "tags",
+        "worker",
+    )
+
+    id: int | None
+    state: JobState
+    queue: str
+    worker: str
+    attempt: int
+    max_attempts: int
+    priority: int
+    tags: list[str]
+    attempted_by: list[str]
+
+    #: What the worker works on: a dict with string keys.
+    args = _JsonField("args", dict)
+    #: Data about the job, kept by the library and the application: a dict.
+    meta = _JsonField("meta", dict)
+    #: One ``{"at", "attempt", "error"}`` per failure, oldest first.
+    errors = _JsonField("errors", list)
+
+    #: When the job was stored.
+    inserted_at = _Moment("inserted_at")
+    #: When the job may start, or might first have started.
+    scheduled_at = _Moment("scheduled_at")
+    #: When the job was last started.
+    attempted_at = _Moment("attempted_at")
+    #: When the job completed.
+    completed_at = _Moment("completed_at")
+    #: When the job was cancelled.
+    cancelled_at = _Moment("cancelled_at")
+    #: When the job was given up.
+    discarded_at = _Moment("discarded_at")
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        queue: str = "default",
+        args: str = "{}",
+        meta: str = "{}",
+        tags: list[str] | None = None,
+        priority: int = 0,
+        max_attempts: int = 20,
+        scheduled_at: datetime | None = None,
+        schedule_in: float | None = None,
+    ) -> None:
+        self.id = None
+        self.state = (
+            JobState.AVAILABLE
+            if scheduled_at is None and schedule_in is None
+            else JobState.SCHEDULED
+        )
+        self.queue = queue
+        self.worker = worker
+        self.attempt = 0
+        self.max_attempts = max_attempts
+        self.priority = priority
+        self.tags = [] if tags is None else tags
+        self.attempted_by = []
+        self._args: Any = args
+        self._meta: Any = meta
+        self._errors: Any = []
+        self._inserted_at: Any = None
+        self._scheduled_at: Any = scheduled_at
+        self._attempted_at: Any = None
+        self._completed_at: Any = None
+        self._cancelled_at: Any = None
+        self._discarded_at: Any = None
+        self._schedule_in = schedule_in
+
+    def __repr__(self) -> str:
+        # Never the args: they may be personal, and reprs end up in logs.
+        return (
+            f"<Job {self.id} {self.worker} {self.state.value} "
+            f"queue={self.queue!r} attempt={self.attempt}/{self.max_attempts}>"
+        )
+
+    def recorded(self) -> Any:
+        """The value the job recorded by returning ``Record(value)``.
+
+        Returns:
+            The value; None when nothing was recorded.
+
+        Raises:
+            JobDecodeError: The stored value cannot be read.
+        """
+        meta = self.meta
+
+        if not meta.get("recorded"):
+            return None
+
+        try:
+            return recorded.decode(meta["return"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise JobDecodeError(f"job {self.id}: the recorded value cannot be read") from error
+
+    def to_row(self) -> str:
+        """The job as a JSON object for the insert statement, every value checked by now.
+
+        Fields that were looked at are encoded again, since a dict may have been changed.
+        """
+        args, meta = self._args, self._meta
+        scheduled_at = self._scheduled_at
+        row = payload.dumps(
+            {
+                "queue": self.queue,
+                "worker": self.worker,
+                "tags": self.tags,
+                "priority": self.priority,
+                "max_attempts": self.max_attempts,
+                "schedule_in": self._schedule_in,
+                "scheduled_at": None if scheduled_at is None else clock.to_wire(self.scheduled_at),
+            }
+        )
+
+        if type(args) is not str:
+            args = payload.encode(args, "args")
+
+        if type(meta) is not str:
+            meta = payload.encode(meta, "meta")
+
+        return f'{row[:-1]},"args":{args},"meta":{meta}}}'
+
+    def stored(self, job_id: int, inserted_at: str, scheduled_at: str) -> Job:
+        """A copy of this job as the database stored it; the job itself may be enqueued again."""
+        job = _blank()
+        job.id = job_id
+        job.state = self.state
+        job.queue = self.queue
+        job.worker = self.worker
+        job.attempt = 0
+        job.max_attempts = self.max_attempts
+        job.priority = self.priority
+        job.tags = self.tags
+        job.attempted_by = []
+        job._args = self._args
+        job._meta = self._meta
+        job._errors = []
+        job._inserted_at = inserted_at
+        job._scheduled_at = scheduled_at
+        job._attempted_at = None
+        job._completed_at = None
+        job._cancelled_at = None
+        job._discarded_at = None
+        job._schedule_in = None
+
+        return job
+
+    @classmethod
+    def fetched(cls, row: FetchedRow, queue: str, attempted_by: list[str]) -> Job:
+        """A job just taken from its queue. This is the hot path: no parsing, no checks."""
+        job = _blank()
+        (
+            job.id,
+            job.worker,
+            job._args,
+            job._meta,
+            job._errors,
+            job.tags,
+            job.attempt,
+            job.max_attempts,
+            job.priority,
+            job._inserted_at,
+            job._scheduled_at,
+            job._attempted_at,
+        ) = row
+        job.state = JobState.EXECUTING
+        job.queue = queue
+        job.attempted_by = attempted_by
+        job._completed_at = None
+        job._cancelled_at = None
+        job._discarded_at = None
+        job._schedule_in = None
+
+        return job
+
+    @classmethod
+    def loaded(cls, **fields: Any) -> Job:
+        """A job read from the table by column name; jsonb and timestamps as text."""
+        job = _blank()
+        job._schedule_in = None
+        job.state = JobState(fields.pop("state"))
+        job.tags = fields.pop("tags") or []
+        job.attempted_by = fields.pop("attempted_by") or []
+
+        for name in ("args", "meta", "errors"):
+            setattr(job, f"_{name}", fields.pop(name) or ("[]" if name == "errors" else "{}"))
+
+        for name, value in fields.items():
+            setattr(job, f"_{name}" if name.endswith("_at") else name, value)
+
+        return job
+
+    @property
+    def fence(self) -> str:
+        """The start this execution belongs to, as text: no later write may pass without it."""
+        return self._attempted_at  # type: ignore[no-any-return]
+
+
+FetchedRow = tuple[int, str, str, str, str, list[str], int, int, int, str, str, str]
+
+
+def _blank() -> Job:
+    return Job.__new__(Job)
+
+
+CURRENT: Final[ContextVar[Job | None]] = ContextVar("oban_sync_current_job", default=None)
+
+
+def current_job() -> Job | None:
+    """The job that runs on this thread, or None outside of a job.
+
+    Meant for functions decorated with `@job`, which do not get the job as an argument, and for code
+    they call. Threads that a job starts itself do not see it unless they copy the context.
+    """
+    return CURRENT.get()

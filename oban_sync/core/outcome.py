@@ -1,0 +1,186 @@
+"""What a run of a job came to: what `process` may return, and what is written for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from oban_sync.core import backoff, clock, payload, recorded
+from oban_sync.core.errors import InvalidJobError, shown
+from oban_sync.core.job import Job, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Return this from `process` to complete the job and keep a value with it.
+
+    The value must be JSON and is read with `Job.recorded`. oban-py and Oban Web read it too.
+
+    Attributes:
+        value: The value to keep.
+        limit: Most bytes it may take; 8 MB by default.
+
+    Raises:
+        InvalidJobError: The value is not JSON, or too large.
+    """
+
+    value: Any
+    limit: int = recorded.MOST_BYTES
+    encoded: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        payload.encode_any(self.value, "recorded value", most_bytes=self.limit)
+        encoded = recorded.encode(self.value)
+
+        if len(encoded) > self.limit:
+            raise InvalidJobError(
+                "recorded value", f"{len(encoded):,} bytes, {self.limit:,} are allowed"
+            )
+
+        object.__setattr__(self, "encoded", encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """Return this from `process` to run the job again later without spending the attempt.
+
+    Attributes:
+        seconds: How long to wait, as seconds or timedelta; from 0 up to a century.
+        meta: Merged into the job's meta, beside the ``snoozed`` counter.
+
+    Raises:
+        ValueError: The delay is negative, not finite or no delay at all.
+    """
+
+    seconds: float
+    meta: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds", backoff.seconds(self.seconds))
+
+        if self.meta is not None:
+            payload.encode(self.meta, "meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Return this from `process` to stop the job for good; the reason is kept in its errors."""
+
+    reason: str = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Return this from `process` to give the job up, whatever attempts are left.
+
+    For failures that trying again cannot mend. The reason is kept in the job's errors.
+    """
+
+    reason: str = "discarded"
+
+
+class Outcome:
+    """What one run came to, ready to be written. Made by the executor, owned by nobody after.
+
+    Attributes:
+        job: The job as it was started.
+        state: The state to write.
+        plain: Nothing but ``completed`` is to be written, so the fast statement does.
+        error: The failure to raise again where a caller runs jobs inline.
+    """
+
+    __slots__ = ("error", "error_text", "job", "meta", "plain", "schedule_in", "spent", "state")
+
+    def __init__(
+        self,
+        job: Job,
+        state: JobState,
+        *,
+        meta: dict[str, Any] | None = None,
+        error: BaseException | None = None,
+        error_text: str | None = None,
+        schedule_in: float | None = None,
+        spent: bool = True,
+    ) -> None:
+        self.job = job
+        self.state = state
+        self.meta = meta
+        self.error = error
+        self.error_text = error_text
+        self.schedule_in = schedule_in
+        self.spent = spent
+        self.plain = state is JobState.COMPLETED and meta is None
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.state.value} of {self.job!r}>"
+
+    def to_row(self) -> dict[str, Any]:
+        """The outcome as the ack statement takes it."""
+        return {
+            "id": self.job.id,
+            "fence": self.job.fence,
+            "state": self.state.value,
+            "spent": self.spent,
+            "schedule_in": self.schedule_in,
+            "meta": self.meta,
+            "error": self._entry(self.error_text),
+        }
+
+    def to_minimal_row(self) -> dict[str, Any]:
+        """The outcome without anything that could have been refused."""
+        return {
+            "id": self.job.id,
+            "fence": self.job.fence,
+            "state": self.state.value,
+            "spent": self.spent,
+            "schedule_in": self.schedule_in,
+            "meta": None,
+            "error": self._entry("the outcome was refused by the database; see the node's log"),
+        }
+
+    def _entry(self, text: str | None) -> dict[str, Any] | None:
+        if text is None:
+            return None
+
+        at = clock.utc_now().isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+        return {"at": at, "attempt": self.job.attempt, "error": payload.clean_text(text)}
+
+
+def of_result(job: Job, result: object) -> Outcome:
+    """The outcome of a run that returned."""
+    if result is None:
+        return Outcome(job, JobState.COMPLETED)
+
+    match result:
+        case Record():
+            return Outcome(
+                job, JobState.COMPLETED, meta={"recorded": True, "return": result.encoded}
+            )
+        case Snooze():
+            return Outcome(
+                job,
+                JobState.SCHEDULED,
+                meta={**(result.meta or {}), "snoozed": _snoozed(job) + 1},
+                schedule_in=result.seconds,
+                spent=False,
+            )
+        case Cancel():
+            return Outcome(job, JobState.CANCELLED, error_text=_reason(result.reason))
+        case Discard():
+            return Outcome(job, JobState.DISCARDED, error_text=_reason(result.reason))
+        case _:
+            return Outcome(job, JobState.COMPLETED)
+
+
+def _snoozed(job: Job) -> int:
+    try:
+        count = job.meta.get("snoozed", 0)
+    except Exception:
+        return 0
+
+    return count if isinstance(count, int) else 0
+
+
+def _reason(reason: object) -> str:
+    return reason if isinstance(reason, str) else shown(reason, most=1_000)

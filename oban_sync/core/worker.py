@@ -1,0 +1,399 @@
+"""Workers: the decorators that make classes and functions enqueueable, and their registry.
+
+Only what was decorated in this process can run: a row names a worker, and never an import.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
+from pathlib import PurePath
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from oban_sync.core import instances
+from oban_sync.core.errors import ConfigError, InvalidJobError, WorkerNotFoundError, nearest, shown
+from oban_sync.core.job import Job
+from oban_sync.core.options import CHECKS, JobOptions, check_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Worker(Protocol):
+    """What a class decorated with `@worker` offers."""
+
+    @classmethod
+    def new(cls, args: Mapping[str, Any] | None = None, /, **options: Any) -> Job:
+        """Make a job without storing it.
+
+        Args:
+            args: What the worker works on: JSON, an object with string keys.
+            options: queue, priority, max_attempts, tags, meta, schedule_in (seconds or timedelta;
+                also as scheduled_in), scheduled_at (aware datetime). They win over the decorator's.
+
+        Raises:
+            InvalidJobError: Names the field, the path inside it, and what is allowed.
+        """
+        ...
+
+    @classmethod
+    def enqueue(
+        cls, args: Mapping[str, Any] | None = None, /, *, conn: Any = None, **options: Any
+    ) -> Job:
+        """Make a job and store it; see `Oban.enqueue` for `conn` and `new` for the rest."""
+        ...
+
+    def process(self, job: Job) -> Any:
+        """Do the work. Returning completes the job, raising fails it."""
+        ...
+
+
+class Registration:
+    """A registered worker: its name, its options, and how a job of it is run.
+
+    Attributes:
+        name: The name stored in `oban_jobs.worker`.
+        oban: Name of the Oban instance its jobs are stored by.
+    """
+
+    __slots__ = ("backoff", "name", "oban", "options", "origin", "perform")
+
+    def __init__(
+        self,
+        name: str,
+        origin: str,
+        options: JobOptions,
+        oban: str,
+        perform: Callable[[Job], Any],
+        backoff: Callable[[Job], Any] | None,
+    ) -> None:
+        self.name = name
+        self.origin = origin
+        self.options = options
+        self.oban = oban
+        self.perform = perform
+        self.backoff = backoff
+
+
+_registry: dict[str, Registration] = {}
+
+
+def resolve(name: str) -> Registration:
+    """The worker registered under a name.
+
+    Raises:
+        WorkerNotFoundError: There is none in this process. Nothing is ever imported to find it.
+    """
+    try:
+        return _registry[name]
+    except KeyError:
+        raise WorkerNotFoundError(
+            f"no worker named {shown(name)} is registered in this process; import the module that "
+            f"defines it before starting, or list that module in imports=.{nearest(name, _registry)}"
+        ) from None
+
+
+def names() -> list[str]:
+    """The names of all registered workers, sorted."""
+    return sorted(_registry)
+
+
+def worker(
+    *, name: str | None = None, oban: str = "Oban", **options: Any
+) -> Callable[[type], type[Worker]]:
+    """Make a class with a `process` method a worker.
+
+    The class gains `new` and `enqueue`. For every run a fresh instance is made, on one of the
+    queue's threads, and `process(job)` is called. What it returns completes the job, except
+    `Record`, `Snooze`, `Cancel` and `Discard`; an exception fails it, and it is retried after
+    `backoff(job)` seconds (or a timedelta), or 15 + 2^attempt seconds where the class has none.
+
+    Args:
+        name: Stored in the job's row; by default the module and qualified name of the class. Give
+            one to share jobs with Elixir ("MyApp.Mailer"), or to keep it when the class moves.
+        oban: Name of the Oban instance that stores the jobs.
+        options: queue, priority, max_attempts, tags, meta, schedule_in, scheduled_at: defaults for
+            every job.
+
+    Raises:
+        ConfigError: An option is wrong, `process` is missing or async, or the name is taken.
+
+    Example:
+        >>> @worker(queue="mailers", max_attempts=5)
+        ... class MailerWorker:
+        ...     def process(self, job):
+        ...         print("to", job.args["to"])
+    """
+    checked = _definition(name, oban, options)
+
+    def decorate(cls: type) -> type[Worker]:
+        if not isinstance(cls, type):
+            raise ConfigError("worker", f"{shown(cls)} is not a class; use @job for functions")
+
+        process = getattr(cls, "process", None)
+
+        if not callable(process):
+            raise ConfigError("worker", f"{cls.__qualname__} has no method process(self, job)")
+
+        _refuse_async(process, f"{cls.__qualname__}.process")
+
+        backoff = (lambda job: cls().backoff(job)) if hasattr(cls, "backoff") else None
+        registration = Registration(
+            name or default_name(cls),
+            _origin(cls),
+            checked,
+            oban,
+            lambda job: cls().process(job),
+            backoff,
+        )
+        _register(registration)
+        cls.__oban_worker__ = registration  # type: ignore[attr-defined]
+        cls.new = classmethod(_new)  # type: ignore[attr-defined]
+        cls.enqueue = classmethod(_enqueue)  # type: ignore[attr-defined]
+
+        return cls
+
+    return decorate
+
+
+def job(
+    *, name: str | None = None, oban: str = "Oban", **options: Any
+) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
+    """Make a function enqueueable; calling it stays an ordinary call.
+
+    Arguments are stored by parameter name and must be JSON. The running job is at `current_job()`.
+    Return values and exceptions count as for `@worker`.
+
+    Args:
+        name: As for `@worker`.
+        oban: As for `@worker`.
+        options: As for `@worker`.
+
+    Raises:
+        ConfigError: An option is wrong, the function is async, or the name is taken.
+
+    Example:
+        >>> @job(queue="default")
+        ... def add(a, b):
+        ...     return a + b
+        >>> add(1, 2)
+        3
+        >>> add.new(1, b=2).args
+        {'a': 1, 'b': 2}
+    """
+    checked = _definition(name, oban, options)
+
+    def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
+        if isinstance(function, type) or not callable(function):
+            raise ConfigError(
+                "job", f"{shown(function)} is not a function; use @worker for classes"
+            )
+
+        _refuse_async(function, getattr(function, "__qualname__", shown(function)))
+        wrapped: JobFunction[P, R] = JobFunction(function, checked, oban, name)
+        _register(wrapped.registration)
+
+        return wrapped
+
+    return decorate
+
+
+class JobFunction(Generic[P, R]):
+    """A function decorated with `@job`: call it, or enqueue a call of it."""
+
+    def __init__(
+        self, function: Callable[P, R], options: JobOptions, oban: str, name: str | None
+    ) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        self._options = options
+        self._conn: Any = None
+        self._signature = inspect.signature(function)
+        self.registration = Registration(
+            name or default_name(function), _origin(function), options, oban, self._perform, None
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function here and now."""
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self.registration.name}>"
+
+    def options(self, *, conn: Any = None, **options: Any) -> JobFunction[P, R]:
+        """The same function with other options for the jobs made through what is returned.
+
+        Args:
+            conn: The connection or session to enqueue by; see `Oban.enqueue`.
+            options: As for `Worker.new`.
+
+        Raises:
+            InvalidJobError: An option is unknown or wrong.
+
+        Example:
+            >>> add.options(priority=3, schedule_in=60).enqueue(1, 2)
+        """
+        other: JobFunction[P, R] = object.__new__(JobFunction)
+        update_wrapper(other, self._function)
+        other._function = self._function
+        other._signature = self._signature
+        other.registration = self.registration
+        other._options = self._options.merged(options)
+        other._conn = conn if conn is not None else self._conn
+
+        return other
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job of this call without storing it.
+
+        Raises:
+            TypeError: The arguments do not fit the function's signature.
+            InvalidJobError: An argument is not JSON; names it.
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        arguments = dict(bound.arguments)
+
+        for parameter in self._signature.parameters.values():
+            if parameter.name in arguments:
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    extra = arguments.pop(parameter.name)
+
+                    for clash in extra.keys() & arguments.keys():
+                        raise InvalidJobError(
+                            f"args.{clash}", "names two arguments, which one object cannot hold"
+                        )
+
+                    arguments.update(extra)
+                elif parameter.kind is parameter.VAR_POSITIONAL:
+                    arguments[parameter.name] = list(arguments[parameter.name])
+
+        return self._options.job(self.registration.name, arguments)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Store a job of this call; `options(...)` before it sets queue, time, connection and so on.
+
+        Raises:
+            TypeError: The arguments do not fit the function's signature.
+            InvalidJobError: An argument is not JSON; nothing was written.
+        """
+        job = self.new(*args, **kwargs)
+
+        return instances.get(self.registration.oban).enqueue(job, conn=self._conn)
+
+    def _perform(self, job: Job) -> Any:
+        parameters = self._signature.parameters.values()
+
+        if all(item.kind not in _BY_POSITION for item in parameters):
+            return self._function(**job.args)  # type: ignore[call-arg]
+
+        named = dict(job.args)
+        rest = [item.name for item in parameters if item.kind is item.VAR_POSITIONAL]
+        extra = named.pop(rest[0], []) if rest else []
+        positional = [
+            named.pop(item.name)
+            for item in parameters
+            if item.name in named
+            and (item.kind is item.POSITIONAL_ONLY or (extra and item.kind is _BY_EITHER))
+        ]
+
+        return self._function(*positional, *extra, **named)  # type: ignore[arg-type]
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+_BY_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def default_name(target: Any) -> str:
+    """``module.qualified_name``, with the module as other processes would import it.
+
+    A script's functions live in ``__main__``, which names another module in every process; the
+    name of the file, or of the package run by ``python -m``, is stored instead.
+    """
+    module = target.__module__
+
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+
+        if spec is not None:
+            module = spec.name.removesuffix(".__main__")
+        elif file:
+            module = PurePath(file).stem
+
+    return f"{module}.{target.__qualname__}"
+
+
+def _new(cls: Any, args: Mapping[str, Any] | None = None, /, **options: Any) -> Job:
+    registration = _registration(cls)
+
+    return registration.options.merged(options).job(registration.name, args)
+
+
+def _enqueue(
+    cls: Any, args: Mapping[str, Any] | None = None, /, *, conn: Any = None, **options: Any
+) -> Job:
+    registration = _registration(cls)
+    job = registration.options.merged(options).job(registration.name, args)
+
+    return instances.get(registration.oban).enqueue(job, conn=conn)
+
+
+def _registration(cls: Any) -> Registration:
+    registration: Registration | None = cls.__dict__.get("__oban_worker__")
+
+    if registration is None:
+        raise ConfigError(
+            "worker",
+            f"{cls.__qualname__} inherits from a worker but is not one; decorate it with @worker, "
+            "or its jobs would run the parent's process",
+        )
+
+    return registration
+
+
+def _register(registration: Registration) -> None:
+    taken = _registry.get(registration.name)
+
+    # The same place again is a reload, or a cell run twice in a notebook.
+    if taken is not None and taken.origin != registration.origin:
+        raise ConfigError(
+            "name",
+            f"{registration.name!r} is the name of {taken.origin} already; give "
+            f"{registration.origin} another name=",
+        )
+
+    _registry[registration.name] = registration
+
+
+def _origin(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> JobOptions:
+    if name is not None:
+        check_name("name", name)
+
+    if not isinstance(oban, str):
+        raise ConfigError("oban", f"{shown(oban)} is not the name of an Oban instance")
+
+    try:
+        return JobOptions.checked(options)
+    except InvalidJobError as error:
+        if error.option not in CHECKS:
+            close = nearest(error.option, [*CHECKS, "name", "oban"])
+            raise ConfigError(
+                error.option,
+                f"unknown; allowed are {', '.join(sorted([*CHECKS, 'name', 'oban']))}.{close}",
+            ) from None
+
+        raise
+
+
+def _refuse_async(function: Any, name: str) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(
+            "process", f"{name} is async; jobs run on threads, so call asyncio.run(...) inside it"
+        )

@@ -1,0 +1,338 @@
+"""Connections: the two pools, and statements on connections that belong to the application.
+
+The pool for applications opens nothing until asked. The pool for the library's own loops is set up
+for their few statements; its session settings never reach the application's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import get_ident
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from oban_sync.core.errors import ConfigError, NotRunningError, shown
+from oban_sync.engine.session import translate
+from oban_sync.engine.statements import positional
+
+#: Given to every connection we open. TCP notices a dead peer within 15 to 25 seconds.
+TRANSPORT: Mapping[str, object] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+#: The loops' own statements are few, short, and must never scan the table: its statistics are
+#: always out of date, and a generic plan saves the planning of each (a third of a cycle).
+LOOP_SETTINGS: Mapping[str, str] = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "datestyle": "ISO",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+}
+
+
+def transport(conninfo: str) -> dict[str, object]:
+    """Connection parameters that the conninfo does not set itself."""
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+
+    return {key: value for key, value in TRANSPORT.items() if key not in given}
+
+
+def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
+    """The pool behind `Oban.connection` and enqueueing; connects when first used.
+
+    Connections are in autocommit mode: one statement is one transaction, and
+    ``conn.transaction()`` opens a longer one.
+    """
+    return ConnectionPool(
+        conninfo,
+        min_size=0,
+        max_size=size,
+        kwargs={**transport(conninfo), "autocommit": True, "application_name": name},
+        check=check_quickly,
+        name=name,
+        reconnect_timeout=2.0,
+        open=True,
+    )
+
+
+def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
+    """The pool the library's own loops share; one connection is kept."""
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.execute(
+            "SELECT set_config(key, value, false) FROM unnest(%s::text[], %s::text[]) AS t (key, value)",
+            [list(LOOP_SETTINGS), list(LOOP_SETTINGS.values())],
+        )
+        conn.prepare_threshold = 0
+
+    return ConnectionPool(
+        conninfo,
+        min_size=1,
+        max_size=size,
+        kwargs={**transport(conninfo), "autocommit": True, "application_name": name},
+        configure=configure,
+        check=check_quickly,
+        name=name,
+        # Gives up soon, and the next borrower starts afresh: the pool's own pauses would double
+        # up to minutes, and work has to resume within seconds of PostgreSQL's return.
+        reconnect_timeout=2.0,
+        open=True,
+    )
+
+
+def check_quickly(conn: psycopg.Connection[Any]) -> None:
+    """Refuse a connection the server has closed, without asking the server.
+
+    A connection at rest has nothing to read. When there is something, it is the server's farewell or
+    a notice; only then is a round trip worth it.
+    """
+    if conn.closed:
+        raise psycopg.OperationalError("the connection is closed")
+
+    if _has_input(conn.fileno()):
+        ConnectionPool.check_connection(conn)
+
+
+def _has_input(descriptor: int) -> bool:
+    # select() cannot watch descriptors past 1023, and Windows has no poll().
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+
+        return bool(poll.poll(0))
+
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+class Runner(Protocol):
+    """Runs one statement on somebody's connection and gives its rows as tuples."""
+
+    def __call__(self, text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Run it; never commits."""
+        ...
+
+
+def run_on(conn: Any, name: str, schema: str, **params: object) -> list[tuple[Any, ...]]:
+    """Run a statement inside whatever transaction the connection is in; never commit.
+
+    Args:
+        conn: A psycopg 3, psycopg2 or other DB-API connection or cursor, a SQLAlchemy Connection,
+            Session or scoped_session, or a Django connection.
+        name: The statement.
+        schema: The schema of the tables.
+        params: Its parameters.
+
+    Raises:
+        ConfigError: It is none of these.
+        DatabaseUnavailableError: The connection is broken.
+        SchemaError: The tables are missing.
+    """
+    text, order = positional(name, schema)
+    run = runner(conn)
+
+    try:
+        return run(text, [params[key] for key in order])
+    except (ConfigError, NotRunningError):
+        raise
+    except Exception as error:
+        if (known := translate(error)) is not None:
+            raise known from error
+
+        raise
+
+
+def check(conn: Any) -> None:
+    """See that statements could be run on a connection; sends nothing.
+
+    Raises:
+        ConfigError: It is no connection, or an asynchronous one.
+    """
+    _kind(conn)
+
+
+def runner(conn: Any) -> Runner:
+    """How to run statements on a connection of any supported kind; raises as `check`."""
+    return _kind(conn)(conn)
+
+
+def _kind(conn: Any) -> Callable[[Any], Runner]:
+    kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
+
+    if "Async" in type(conn).__name__ or "async" in type(conn).__name__:
+        raise ConfigError(
+            "conn", f"a {kind} is asynchronous, and oban_sync is not; use oban-py in such code"
+        )
+
+    for accepts, make in _KINDS:
+        if accepts(conn):
+            return make
+
+    raise ConfigError(
+        "conn",
+        f"a {kind} is not a connection; give a psycopg, DB-API, SQLAlchemy or Django connection, "
+        "a cursor, or a Session"
+        + ("; it makes connections, so pass one of those" if hasattr(conn, "connect") else ""),
+    )
+
+
+def _is_psycopg(conn: Any) -> bool:
+    return isinstance(conn, (psycopg.Connection, psycopg.Cursor))
+
+
+def _on_psycopg(conn: Any) -> Runner:
+    connection = conn.connection if isinstance(conn, psycopg.Cursor) else conn
+
+    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        # A cursor of our own: the caller's keeps its results and its row factory.
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            rows: list[tuple[Any, ...]] = cursor.execute(text, params).fetchall()
+
+            return rows
+
+    return run
+
+
+def _is_sqlalchemy_connection(conn: Any) -> bool:
+    return callable(getattr(conn, "exec_driver_sql", None)) and not hasattr(conn, "connect")
+
+
+def _on_sqlalchemy_connection(conn: Any) -> Runner:
+    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        # Not on the driver's connection below: SQLAlchemy has to know that a transaction began,
+        # or its commit() would do nothing.
+        return [tuple(row) for row in conn.exec_driver_sql(text, tuple(params)).fetchall()]
+
+    return run
+
+
+def _is_session(conn: Any) -> bool:
+    return callable(getattr(conn, "connection", None)) and callable(getattr(conn, "flush", None))
+
+
+def _on_session(conn: Any) -> Runner:
+    connection = conn.connection()
+
+    if not _is_sqlalchemy_connection(connection):
+        raise ConfigError("conn", f"{shown(conn)} gives no SQLAlchemy connection")
+
+    return _on_sqlalchemy_connection(connection)
+
+
+def _is_dbapi_cursor(conn: Any) -> bool:
+    return (
+        callable(getattr(conn, "execute", None))
+        and callable(getattr(conn, "fetchall", None))
+        and callable(getattr(getattr(conn, "connection", None), "cursor", None))
+    )
+
+
+def _on_dbapi_cursor(conn: Any) -> Runner:
+    return _on_dbapi(conn.connection)
+
+
+def _is_dbapi(conn: Any) -> bool:
+    return callable(getattr(conn, "cursor", None)) and (
+        callable(getattr(conn, "commit", None)) or callable(getattr(conn, "get_autocommit", None))
+    )
+
+
+def _on_dbapi(conn: Any) -> Runner:
+    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        cursor = conn.cursor()
+
+        try:
+            cursor.execute(text, tuple(params))
+
+            return [
+                tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
+                for row in cursor.fetchall()
+            ]
+        finally:
+            cursor.close()
+
+    return run
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Runner]], ...] = (
+    (_is_psycopg, _on_psycopg),
+    (_is_session, _on_session),
+    (_is_sqlalchemy_connection, _on_sqlalchemy_connection),
+    (_is_dbapi_cursor, _on_dbapi_cursor),
+    (_is_dbapi, _on_dbapi),
+)
+
+
+# Each entry: whose it is (the Oban's id), the thread it is for, the connection.
+_bound: ContextVar[tuple[tuple[int, int, Any], ...]] = ContextVar("oban_sync_bound", default=())
+
+
+@contextmanager
+def bound(owner: object, conn: Any) -> Iterator[None]:
+    """Make a connection the one that enqueues of this owner go through, on this thread."""
+    token = _bound.set((*_bound.get(), (id(owner), get_ident(), conn)))
+
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def bound_to(owner: object) -> Any:
+    """The innermost connection bound for this owner on this thread, or None.
+
+    The thread is compared because contexts are copied into other threads, where the connection
+    would be used by two at once.
+    """
+    thread = get_ident()
+
+    for whose, where, conn in reversed(_bound.get()):
+        if whose == id(owner) and where == thread:
+            return conn
+
+    return None
+
+
+class LazyPool:
+    """The application pool: opened when first asked for, and anew in a process forked since."""
+
+    def __init__(self, make: Callable[[], ConnectionPool[Any]]) -> None:
+        self._make = make
+        # By process. A parent's pool stays referenced for good: dropping it would close its
+        # connections, and they are the parent's to close.
+        self._pools: dict[int, ConnectionPool[Any]] = {}
+
+    def get(self) -> ConnectionPool[Any]:
+        """The pool of this process."""
+        pool = self._pools.get(os.getpid())
+
+        if pool is None:
+            made = self._make()
+            # Of two threads that come here at once, the first one's pool stays.
+            pool = self._pools.setdefault(os.getpid(), made)
+
+            if pool is not made:
+                made.close()
+
+        return pool
+
+    def close(self, *, timeout: float = 5.0) -> None:
+        """Close the pool if this process opened one; a later `get` opens another."""
+        if (pool := self._pools.pop(os.getpid(), None)) is not None:
+            pool.close(timeout=timeout)

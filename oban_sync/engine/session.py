@@ -1,0 +1,147 @@
+"""Db and Tx: how every other file of this room reaches PostgreSQL, and how errors are translated.
+
+Functions take a Tx, not a pool: steps compose in one transaction, and a connection that belongs to
+the application works the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, tuple_row
+from psycopg_pool import ConnectionPool
+
+from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
+from oban_sync.engine.statements import statement
+
+Row = TypeVar("Row")
+
+_MISSING = ("42P01", "42703", "42704", "42883", "3F000")
+
+#: Read-only means that a failover made this server a standby: no use any more.
+_LOST = ("08", "57P", "53300", "25006")
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """A psycopg connection that knows the library's statements by name."""
+
+    conn: psycopg.Connection[Any]
+    schema: str
+
+    def rows(self, shape: type[Row], name: str, **params: object) -> list[Row]:
+        """Run a statement; its rows as instances of `shape`, by column name."""
+        with self.conn.cursor(row_factory=class_row(shape)) as cursor:
+            return cursor.execute(statement(name, self.schema), params).fetchall()
+
+    def tuples(self, name: str, **params: object) -> list[tuple[Any, ...]]:
+        """Run a statement; its rows as tuples, in binary form on the wire."""
+        with self.conn.cursor(row_factory=tuple_row, binary=True) as cursor:
+            return cursor.execute(statement(name, self.schema), params).fetchall()
+
+    def run(self, name: str, **params: object) -> int:
+        """Run a statement; the number of rows it changed."""
+        with self.conn.cursor() as cursor:
+            return cursor.execute(statement(name, self.schema), params).rowcount
+
+    def channel(self, name: str) -> str:
+        """The full name of a NOTIFY channel, as all Oban nodes of this schema know it."""
+        return f"{self.schema}.oban_{name}"
+
+
+class Db:
+    """A pool and a schema: hands out Tx for one statement or one transaction, and never keeps one.
+
+    Args:
+        pool: Connections in autocommit mode, or the application's own.
+        schema: The schema of the tables.
+        timeout: Seconds to wait for a connection.
+    """
+
+    def __init__(self, pool: ConnectionPool[Any], schema: str, *, timeout: float = 5.0) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self.schema = schema
+
+    @contextmanager
+    def session(self) -> Iterator[Tx]:
+        """A connection for statements that each are a transaction of their own.
+
+        Raises:
+            DatabaseUnavailableError: There is no connection to be had, or it broke.
+            SchemaError: A table is missing.
+        """
+        with translated(), self._pool.connection(timeout=self._timeout) as conn:
+            yield Tx(conn, self.schema)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """A connection in a transaction, committed when the block ends well; raises as `session`."""
+        with self.session() as tx, tx.conn.transaction():
+            yield tx
+
+    @contextmanager
+    def borrowed(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for the application's own statements, whose errors stay the driver's.
+
+        Raises:
+            DatabaseUnavailableError: There is no connection to be had.
+        """
+        with translated():
+            conn = self._pool.getconn(timeout=self._timeout)
+
+        try:
+            # Commits or rolls back what the pool's owner may have set to be no autocommit.
+            with conn.transaction() if not conn.autocommit else nullcontext():
+                yield conn
+        finally:
+            self._pool.putconn(conn)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into the library's, where the library has one."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if (known := translate(error)) is not None:
+            raise known from error
+
+        raise
+
+
+def translate(error: BaseException) -> DatabaseUnavailableError | SchemaError | None:
+    """The library's error for any DB-API driver's, or None where the driver's says it best."""
+    error = getattr(error, "orig", None) or error
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+    if state in _MISSING:
+        return SchemaError(
+            f"the tables are missing or older than this version of oban_sync ({_first(error)}); "
+            "run `oban-sync install` (or `upgrade`), or call oban_sync.schema.install"
+        )
+
+    if (state is None and _is_operational(error)) or (state or "").startswith(_LOST):
+        return DatabaseUnavailableError(f"PostgreSQL could not be reached: {_first(error)}")
+
+    return None
+
+
+def quoted(identifier: str) -> sql.Identifier:
+    """An identifier for statements that take no parameters, as LISTEN."""
+    return sql.Identifier(identifier)
+
+
+def _is_operational(error: BaseException) -> bool:
+    return any(
+        kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__
+    )
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,78 @@
+"""The SQL files, found by name and bound to a schema."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+from psycopg import sql
+
+_QUERIES = files("oban_sync") / "queries"
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+
+
+@cache
+def statement(name: str, schema: str) -> str:
+    """The statement of a file in `queries/`, without its header, for one schema."""
+    return _bound(_body((_QUERIES / f"{name}.sql").read_text("utf-8")), schema)
+
+
+@cache
+def positional(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
+    """The same for drivers that know no named parameters: the text with ``%s``, and their order."""
+    text = statement(name, schema)
+
+    return _PARAMETER.sub("%s", text), tuple(_PARAMETER.findall(text))
+
+
+@cache
+def migration(name: str, schema: str) -> tuple[str, ...]:
+    """The statements of a file in `queries/migrations/`, one by one, for one schema."""
+    text = (_QUERIES / "migrations" / f"{name}.sql").read_text("utf-8")
+
+    return tuple(_split(_bound(_body(text), schema)))
+
+
+def migration_names() -> tuple[str, ...]:
+    """The migrations in order; each name starts with its number."""
+    names = (item.name.removesuffix(".sql") for item in (_QUERIES / "migrations").iterdir())
+
+    return tuple(sorted(name for name in names if name[0].isdigit()))
+
+
+def _body(text: str) -> str:
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+
+    return "\n".join(lines).strip()
+
+
+def _bound(text: str, schema: str) -> str:
+    name = sql.Identifier(schema).as_string(None)
+    literal = "'" + schema.replace("'", "''") + "'"
+
+    return (
+        text.replace("/* schema */", f"{name}.")
+        .replace("/* schema name */", name)
+        .replace("/* schema literal */", literal)
+    )
+
+
+def _split(text: str) -> list[str]:
+    """Cut at the semicolons that end a line outside of ``$tag$`` quotes."""
+    statements: list[str] = []
+    lines: list[str] = []
+    quoted = False
+
+    for line in text.splitlines():
+        if not line.strip() and not lines:
+            continue
+
+        lines.append(line)
+        quoted ^= len(re.findall(r"\$\w+\$", line)) % 2 == 1
+
+        if line.endswith(";") and not quoted:
+            statements.append("\n".join(lines))
+            lines = []
+
+    return statements

@@ -1,0 +1,75 @@
+"""The periodic work on all jobs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import psycopg
+
+from oban_sync.engine import ack
+from oban_sync.engine.session import Db, Tx
+
+log = logging.getLogger("oban_sync.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What one staging did.
+
+    Attributes:
+        staged: Jobs made available.
+        awake: Queues that have available jobs.
+    """
+
+    staged: int
+    awake: list[str]
+
+
+def stage(db: Db, queues: list[str], *, most: int, shunned: set[int]) -> Staged:
+    """Make due jobs of these queues available and wake the nodes that run them.
+
+    A job whose change PostgreSQL refuses is added to `shunned`, and the others go on.
+    """
+    try:
+        with db.session() as tx:
+            return _stage(tx, queues, most, shunned)
+    except psycopg.Error as error:
+        if not ack.is_refusal(error):
+            raise
+
+    return _stage_one(db, queues, shunned)
+
+
+def _stage_one(db: Db, queues: list[str], shunned: set[int]) -> Staged:
+    with db.transaction() as tx:
+        head = tx.tuples("job_due_head", queues=queues, shunned=ack.array(shunned))
+
+        try:
+            with tx.conn.transaction():
+                return _stage(tx, queues, 1, shunned)
+        except psycopg.Error as error:
+            if not head or not ack.is_refusal(error):
+                raise
+
+            shunned.add(head[0][0])
+            log.error("job %s cannot be made available, set aside: %s", head[0][0], error)
+
+            return Staged(1, [])
+
+
+def hasten(tx: Tx, queue: str) -> int:
+    """Make waiting jobs of a queue available whatever their time; how many there were."""
+    return tx.run("job_hasten", queue=queue)
+
+
+def _stage(tx: Tx, queues: list[str], most: int, shunned: set[int]) -> Staged:
+    [(staged, awake, _told)] = tx.tuples(
+        "job_stage",
+        queues=queues,
+        most=most,
+        shunned=ack.array(shunned),
+        channel=tx.channel("insert"),
+    )
+
+    return Staged(staged, awake)

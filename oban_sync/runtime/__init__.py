@@ -1,0 +1,1 @@
+"""The threads: they wake, call the engine, and run jobs."""

@@ -1,0 +1,105 @@
+"""Run in the foreground until a signal says otherwise.
+
+The first SIGTERM or SIGINT stops gracefully, a second one hands unfinished jobs back at once, and a
+third ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread, current_thread, main_thread
+from types import FrameType
+
+from oban_sync.core.errors import NotRunningError
+
+log = logging.getLogger("oban_sync.runtime")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_STOPPED = 0
+
+
+def run_until_signal(stop: Callable[[], object], hasten: Callable[[], object]) -> int:
+    """Block until a signal has come and the stop it asked for is done; return the signal's number.
+
+    Handlers that were installed before are put back at the end. Call it on the main thread: Python
+    delivers signals there and nowhere else.
+
+    Args:
+        stop: Stops gracefully; called once, on a thread of its own.
+        hasten: Cuts the stop's grace short; called when a second signal comes.
+
+    Raises:
+        NotRunningError: Not called on the main thread.
+    """
+    if current_thread() is not main_thread():
+        raise NotRunningError("run() waits for signals, so call it on the main thread")
+
+    with _mailbox() as (inbox, outbox):
+        first = _next(inbox)
+        log.info("received %s, stopping; again to hand jobs back at once", _name(first))
+        stopping = Thread(target=_stop, args=(stop, outbox), name="oban-stop", daemon=True)
+        stopping.start()
+        told = False
+
+        while (number := _next(inbox)) != _STOPPED:
+            if told:
+                log.error("received %s for the third time, exiting at once", _name(number))
+                os._exit(128 + number)
+
+            log.warning("received %s again, handing unfinished jobs back", _name(number))
+            hasten()
+            told = True
+
+        stopping.join()
+
+    return first
+
+
+@contextmanager
+def _mailbox() -> Iterator[tuple[socket.socket, socket.socket]]:
+    inbox, outbox = socket.socketpair()
+    outbox.setblocking(False)
+
+    def post(number: int, _frame: FrameType | None) -> None:
+        # Nothing else: a handler interrupts the main thread anywhere, whatever locks it holds.
+        try:
+            outbox.send(bytes([number]))
+        except BlockingIOError:
+            return
+
+    before = {number: signal.signal(number, post) for number in SIGNALS}
+
+    try:
+        yield inbox, outbox
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+        inbox.close()
+        outbox.close()
+
+
+def _stop(stop: Callable[[], object], outbox: socket.socket) -> None:
+    try:
+        stop()
+    except Exception:
+        log.exception("the stop failed")
+    finally:
+        outbox.send(bytes([_STOPPED]))
+
+
+def _next(inbox: socket.socket) -> int:
+    select.select([inbox], [], [])
+
+    return inbox.recv(1)[0]
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name

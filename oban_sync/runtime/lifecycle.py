@@ -1,0 +1,75 @@
+"""Start and stop of one Oban, from any thread, in any order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Lock
+
+from oban_sync.runtime.supervisor import Supervisor
+
+
+class Lifecycle:
+    """Holds the running parts, if any.
+
+    A process that was forked while they ran starts clean: the threads did not come along, and the
+    parent's connections are not touched.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._lock = Lock()
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the parts run in this process."""
+        self._clean_after_fork()
+
+        return self._supervisor is not None
+
+    def start(self, build: Callable[[], Supervisor]) -> bool:
+        """Build and start the parts unless they run; tell whether this call started them."""
+        self._clean_after_fork()
+
+        with self._lock:
+            if self._supervisor is not None:
+                return False
+
+            supervisor = build()
+            supervisor.start()
+            self._supervisor = supervisor
+
+            return True
+
+    def stop(self, *, grace: float) -> bool | None:
+        """Stop the parts within `grace` seconds plus 5.
+
+        A call while another one is stopping shortens that one's grace, and waits for it.
+
+        Returns:
+            Whether every thread ended; None when nothing ran.
+        """
+        self._clean_after_fork()
+        self.hasten(grace=grace)
+
+        with self._lock:
+            if self._supervisor is None:
+                return None
+
+            ended = self._supervisor.stop(grace=grace)
+            self._supervisor = None
+
+            return ended
+
+    def hasten(self, *, grace: float) -> None:
+        """Cut the grace of a stop in progress, or of the next one, to `grace` seconds from now."""
+        if (supervisor := self._supervisor) is not None:
+            supervisor.hasten(grace=grace)
+
+    def _clean_after_fork(self) -> None:
+        if self._pid != os.getpid():
+            # The lock may have been held by a thread of the parent, which will never release it.
+            self._pid = os.getpid()
+            self._lock = Lock()
+            self._supervisor = None

@@ -1,0 +1,242 @@
+"""The thread of one queue: it takes jobs, feeds the slots, and writes what the jobs came to.
+
+Everything that can change a queue's state comes as a message through one mailbox: a finished job's
+outcome, or a wake. The producer waits on it, empties it, and runs one statement that writes the
+outcomes and takes as many jobs as slots are free. While it waits for PostgreSQL more jobs finish, so
+writes gather into batches by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from queue import Empty, SimpleQueue
+
+from oban_sync import telemetry
+from oban_sync.core.config import QueueConfig, new_identity
+from oban_sync.core.job import Job
+from oban_sync.core.outcome import Outcome
+from oban_sync.engine import ack, fetch
+from oban_sync.engine.session import Db
+from oban_sync.runtime.executor import execute
+from oban_sync.runtime.loop import Loop
+from oban_sync.runtime.slots import Slots
+
+log = logging.getLogger("oban_sync.runtime")
+
+#: Seconds between looks at the queue without any reason; the stager's wakes make it a formality.
+IDLE_INTERVAL = 30.0
+
+
+class Producer(Loop):
+    """Run one queue on this node.
+
+    `wake` makes it look for jobs. `quiet` makes it take no more. `drain` stops it: running jobs may
+    finish until one deadline, then the others are handed back, and what is unwritten is tried until
+    a second one.
+    """
+
+    def __init__(self, queue: QueueConfig, db: Db, *, node: str) -> None:
+        super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
+        self.queue = queue
+        self.uuid = new_identity()
+        self._db = db
+        self._claim = fetch.Claim(queue.name, node, self.uuid)
+        self._mailbox: SimpleQueue[Outcome | None] = SimpleQueue()
+        self._slots = Slots(queue.name, queue.limit, self._execute)
+        self._running: set[Job] = set()
+        self._outcomes: list[Outcome] = []
+        self._hungry = True
+        self._quiet = False
+        self._unsure = False
+        self._drain_deadline = float("inf")
+        self._flush_deadline = float("inf")
+
+    def wake(self) -> None:
+        """Look for jobs; callable from any thread."""
+        self._mailbox.put(None)
+
+    def quiet(self) -> None:
+        """Take no more jobs."""
+        self._quiet = True
+
+    def drain(self, *, deadline: float, flush_deadline: float) -> None:
+        """Stop: let jobs finish until `deadline`, then hand them back; give up at the other one.
+
+        Both are on the monotonic clock. A second call may bring them forward.
+        """
+        self._quiet = True
+        self._drain_deadline = min(deadline, self._drain_deadline)
+        self._flush_deadline = min(flush_deadline, self._flush_deadline)
+        self.request_stop()
+
+    def join(self, deadline: float) -> bool:
+        """As `Loop.join`, with the threads of jobs that have ended."""
+        return super().join(deadline) and self._slots.join(deadline)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the producer stopped and owes nothing."""
+        if not self.stopping:
+            return False
+
+        return (not self._running and not self._outcomes and self._mailbox.empty()) or (
+            time.monotonic() >= self._flush_deadline
+        )
+
+    def tick(self) -> float | None:
+        """Write what finished and take what fits."""
+        self._empty_mailbox()
+
+        if self.stopping and self._running and time.monotonic() >= self._drain_deadline:
+            self._hand_back(sorted(self._running, key=lambda job: job.id or 0))
+
+        demand = 0 if self._quiet else self.queue.limit - len(self._running)
+
+        if self._outcomes or (self._hungry and demand > 0):
+            self._turn(demand)
+
+        return self._until_deadline()
+
+    def closed(self) -> None:
+        """Let the slots go, and say what could not be written."""
+        self._slots.close()
+
+        if self._running or self._outcomes:
+            left = [*self._running, *(outcome.job for outcome in self._outcomes)]
+            log.error(
+                "queue %r stopped with %d jobs neither finished nor handed back, which run again when "
+                "they are rescued: %s",
+                self.queue.name,
+                len(left),
+                ", ".join(str(job.id) for job in left[:20]),
+            )
+
+    def _execute(self, job: Job) -> None:
+        # On a slot's thread: the only thing it touches of the producer is the mailbox.
+        self._mailbox.put(execute(job))
+
+    def _turn(self, demand: int) -> None:
+        self._hungry = False
+        outcomes = self._outcomes
+        started = time.monotonic_ns()
+
+        try:
+            if self._unsure:
+                self._reconcile()
+
+            turn = fetch.turn(self._db, self._claim, outcomes, demand)
+        except BaseException:
+            # The outcomes stay, and are written by a later turn. What was taken is unknown.
+            self._hungry = self._unsure = True
+            raise
+
+        self._outcomes = []
+
+        if turn.jobs:
+            self._dispatch(turn.jobs)
+
+        self._report(outcomes, turn, demand, started)
+
+    def _dispatch(self, jobs: list[Job]) -> None:
+        for index, job in enumerate(jobs):
+            self._running.add(job)
+
+            try:
+                self._slots.submit(job, running=len(self._running))
+            except RuntimeError as error:
+                self._quiet = True
+                log.warning("queue %r takes no more jobs: %s", self.queue.name, error)
+                self._running.update(jobs[index:])
+                self._hand_back(jobs[index:])
+                break
+
+    def _reconcile(self) -> None:
+        known = [job.id or 0 for job in self._running]
+        known += [outcome.job.id or 0 for outcome in self._outcomes]
+
+        with self._db.session() as tx:
+            back = ack.reconcile(tx, queue=self.queue.name, owner=self.uuid, known=known)
+
+        self._unsure = False
+
+        if back:
+            log.warning(
+                "queue %r handed back %d jobs whose fetch was cut off", self.queue.name, len(back)
+            )
+
+    def _hand_back(self, jobs: list[Job]) -> None:
+        with self._db.session() as tx:
+            count = ack.release(tx, jobs, owner=self.uuid)
+
+        self._running.difference_update(jobs)
+        log.warning(
+            "queue %r handed back %d unfinished jobs: %s",
+            self.queue.name,
+            count,
+            ", ".join(f"{job.id} ({job.worker})" for job in jobs[:20]),
+        )
+        telemetry.emit("oban.producer.release", {"queue": self.queue.name, "jobs": jobs})
+
+    def _empty_mailbox(self) -> None:
+        while not self._mailbox.empty():
+            self._note(self._mailbox.get())
+
+    def _note(self, message: Outcome | None) -> None:
+        if message is None:
+            self._hungry = True
+        elif message.job in self._running:
+            self._running.remove(message.job)
+            self._outcomes.append(message)
+        # Otherwise the job was handed back while it ran: its row is somebody else's.
+
+    def _rest(self, pause: float) -> None:
+        if self.stopping:
+            pause = min(pause, self._until_deadline() or 0.0)
+
+        until = time.monotonic() + pause
+
+        while (left := until - time.monotonic()) > 0:
+            try:
+                self._note(self._mailbox.get(timeout=left))
+            except Empty:
+                return
+
+            # After a failure the pause counts: outcomes must not bring the next try forward.
+            if not self._failures or self.stopping:
+                return
+
+    def _until_deadline(self) -> float | None:
+        if not self.stopping:
+            return None
+
+        now = time.monotonic()
+        ahead = [
+            deadline - now
+            for deadline in (self._drain_deadline, self._flush_deadline)
+            if deadline > now
+        ]
+
+        return min([*ahead, self.interval])
+
+    def _report(self, outcomes: list[Outcome], turn: fetch.Turn, demand: int, started: int) -> None:
+        for outcome in turn.fenced:
+            log.warning(
+                "the outcome %r of job %s was not written: the job belongs to another run by now",
+                outcome.state.value,
+                outcome.job.id,
+            )
+            telemetry.emit("oban.job.fenced", {"job": outcome.job, "state": outcome.state.value})
+
+        if telemetry.listened("oban.producer.turn"):
+            telemetry.emit(
+                "oban.producer.turn",
+                {
+                    "queue": self.queue.name,
+                    "acked": len(outcomes) - len(turn.fenced),
+                    "demand": demand,
+                    "fetched": len(turn.jobs),
+                    "running": len(self._running),
+                    "duration": time.monotonic_ns() - started,
+                },
+            )

@@ -1,0 +1,89 @@
+"""The places of a queue on this node: a ThreadPoolExecutor whose threads live as long as the queue.
+
+One `submit` per thread, not per job: the thread then takes jobs from a queue of its own, because
+handing a job through the executor costs more than a short job itself.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread, current_thread
+
+from oban_sync.core.job import Job
+
+log = logging.getLogger("oban_sync.runtime")
+
+
+class Slots:
+    """Run jobs on up to `limit` threads. All methods are for the producer's thread alone.
+
+    Args:
+        name: The queue's name, for the threads' names.
+        limit: Most threads.
+        run: Called with each job on one of the threads.
+    """
+
+    def __init__(self, name: str, limit: int, run: Callable[[Job], None]) -> None:
+        self._executor = ThreadPoolExecutor(limit, thread_name_prefix=f"oban-{name}")
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._limit = limit
+        self._run = run
+        self._serving = 0
+        self._threads: list[Thread] = []
+
+    def submit(self, job: Job, *, running: int) -> None:
+        """Hand a job to a free thread.
+
+        Args:
+            job: The job.
+            running: How many jobs run, this one included; never more than the limit.
+
+        Raises:
+            RuntimeError: The interpreter is ending, and gives no more threads.
+        """
+        if running > self._serving:
+            self._executor.submit(self._serve)
+            self._serving += 1
+
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Let each thread end when its job does; return at once."""
+        for _ in range(self._serving):
+            self._jobs.put(None)
+
+        self._executor.shutdown(wait=False)
+
+    def join(self, deadline: float) -> bool:
+        """Wait until `deadline` on the monotonic clock; tell whether all threads have ended."""
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _serve(self) -> None:
+        thread = current_thread()
+        self._threads.append(thread)
+        _leave_to_its_fate(thread)
+
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._run(job)
+            except BaseException:
+                # Nothing gets here by design; and a slot lost for good would be worse.
+                log.exception("a slot failed while running %r", job)
+
+
+def _leave_to_its_fate(thread: Thread) -> None:
+    """Keep the interpreter from waiting for this thread when it exits.
+
+    concurrent.futures joins its threads at exit without a bound, so a job that never returns would
+    keep the process alive for ever. `Oban` stops at exit within its grace period instead.
+    """
+    registered = getattr(concurrent.futures.thread, "_threads_queues", {})
+    registered.pop(thread, None)

@@ -1,0 +1,5 @@
+"""What happens inside, as events that applications can follow."""
+
+from oban_sync.telemetry.bus import attach, detach, emit, listened, span
+
+__all__ = ["attach", "detach", "emit", "listened", "span"]
