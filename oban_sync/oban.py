@@ -75,26 +75,53 @@ class Oban:
         stager: Mapping[str, Any] | StagerConfig | None = None,
         **unknown: Any,
     ) -> None:
-        self._config = settings.resolve(
-            {
-                "conninfo": conninfo,
-                "pool": pool,
-                "queues": queues,
-                "name": name,
-                "node": node,
-                "prefix": prefix,
-                "imports": imports,
-                "shutdown_grace_period": shutdown_grace_period,
-                "listen_conninfo": listen_conninfo,
-                "pool_size": pool_size,
-                "stager": stager,
-                **unknown,
-            }
-        )
+        self._given: dict[str, Any] = {
+            "conninfo": conninfo,
+            "pool": pool,
+            "queues": queues,
+            "name": name,
+            "node": node,
+            "prefix": prefix,
+            "imports": imports,
+            "shutdown_grace_period": shutdown_grace_period,
+            "listen_conninfo": listen_conninfo,
+            "pool_size": pool_size,
+            "stager": stager,
+            **unknown,
+        }
+        self._config = settings.resolve(self._given)
         self._assembly = Assembly(self._config)
         self._lifecycle = Lifecycle()
         self._stopped = False
         instances.put(self._config.name, self)
+
+    def configure(self, **options: Any) -> Oban:
+        """Change options before the start; those that are None stay as they are.
+
+        For a process that runs what the application only enqueues to, as ``oban-sync start --app
+        myapp:oban --queues default:10`` does.
+
+        Args:
+            options: As for the constructor.
+
+        Raises:
+            ConfigError: An option is wrong or unknown.
+            NotRunningError: It runs already.
+        """
+        if self._lifecycle.running:
+            raise NotRunningError(f"{self!r} runs already; configure it before start()")
+
+        given = {**self._given, **{key: item for key, item in options.items() if item is not None}}
+
+        if options.get("conninfo") is not None:
+            given["pool"] = None
+
+        config = settings.resolve(given)
+        self._assembly.close()
+        self._given, self._config, self._assembly = given, config, Assembly(config)
+        instances.put(config.name, self)
+
+        return self
 
     @staticmethod
     def get_instance(name: str = "Oban") -> Oban:

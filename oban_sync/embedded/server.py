@@ -64,6 +64,8 @@ DOWN: dict[Mode, tuple[str, float]] = {
     "kill": ("SIGKILL", 5.0),
 }
 
+WRONG_PASSWORD = "the server does not take the password"  # noqa: S105 - no password
+
 #: A log larger than this, in bytes, is begun anew at the next start.
 LOG_LIMIT = 10_000_000
 
@@ -138,7 +140,7 @@ class Cluster:
         """Leave the server running and usable, whatever state it is in.
 
         Raises:
-            EmbeddedServerError: It cannot be; no process of it is left behind then.
+            EmbeddedServerError: It cannot be. What was started here is brought down again.
         """
         self.password()
 
@@ -152,8 +154,7 @@ class Cluster:
 
             if alive:
                 raise EmbeddedServerError(
-                    f"a server is running in {self.path} but cannot be used with the password in "
-                    f"{self.path / 'password'}: {trouble}"
+                    f"a server is running in {self.path} but cannot be used: {trouble}"
                 )
 
         # Orphans of a killed server, and who took its port, get some time to go away.
@@ -247,15 +248,22 @@ class Cluster:
             log.info("started PostgreSQL in %s at %s:%d", self.path, HOST, port)
             return
 
-        self.bring_down("immediate")
+        self.bring_down("fast")
         said = log_path.read_bytes()[log_start:].decode(errors="replace")
-        passing = ("could not create any TCP/IP sockets", "still in use", "already exists")
-        kind = EmbeddedServerError if alive or not any(map(said.count, passing)) else _TryAgainError
-
-        raise kind(
+        story = (
             f"PostgreSQL did not start in {self.path}: {trouble if alive else 'it ended'}\n"
             f"{binaries.last_lines(said)}"
         )
+
+        if "could not create any TCP/IP sockets" in said:
+            # Taken between choosing and starting. Not wanted again, though it may look free.
+            (self.path / "port").unlink(missing_ok=True)
+            raise _TryAgainError(story)
+
+        if not alive and ("is still in use" in said or "already exists" in said):
+            raise _TryAgainError(story)
+
+        raise EmbeddedServerError(story)
 
     def _choose_port(self) -> int:
         try:
@@ -276,7 +284,7 @@ class Cluster:
             # In this order: a server that ends in between is seen to be gone the next time.
             alive = self._alive()
             trouble = self._trouble()
-            return not (trouble and alive) or "password authentication" in trouble
+            return not (trouble and alive) or trouble.startswith(WRONG_PASSWORD)
 
         came_true(settled, self._timeout)
 
@@ -313,10 +321,14 @@ class Cluster:
                 if connection.execute(known).fetchone() is None:
                     connection.execute("CREATE DATABASE oban")
         except (psycopg.Error, OSError) as error:
-            full = "too many clients" in str(error) or "connection slots" in str(error)
+            said = str(error)
 
-            if not (full and self._alive()):
-                return str(error)
+            if "password authentication" in said:
+                return f"{WRONG_PASSWORD} in {self.path / 'password'}: {said}"
+
+            # A server that has no place left for us is up all the same.
+            if not (self._alive() and ("too many clients" in said or "connection slots" in said)):
+                return said
 
         self.port = port
 
@@ -330,7 +342,7 @@ class Cluster:
         """Give the number of the server's first process, or raise when none is running."""
         pid, _ = self._noted()
 
-        if not self._alive() or not self._is_postmaster(pid):
+        if not self._is_postmaster(pid) or not self._alive():
             raise EmbeddedServerError(f"no server is running in {self.path}")
 
         return pid
