@@ -1,7 +1,7 @@
-"""Sets up a virtual environment and runs things in it: `python3 dev.py demo`, `python3 dev.py test`.
+"""Set up a virtual environment and run things in it, as `python3 dev.py demo`.
 
-Needs Python 3.11 or later with pip, and nothing else: PostgreSQL comes as a package. The environment
-is `.venv` beside this file, made on first use and brought up to date when pyproject.toml changes.
+Needs Python 3.11 or later with pip, and nothing else: PostgreSQL comes as a package. The
+environment is `.venv` beside this file, made on first use and renewed when pyproject.toml changes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to what is run")
     given = parser.parse_args()
 
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - told in words, not by a SyntaxError
         print(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
 

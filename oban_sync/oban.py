@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg_pool import ConnectionPool
@@ -31,9 +31,10 @@ log = logging.getLogger("oban_sync")
 class Oban:
     """A job system in the application's own PostgreSQL.
 
-    Nothing starts at construction. Without queues it only enqueues, and needs no start; with queues,
-    `start` runs them on threads of this process. Every option may also come from the environment, as
-    ``OBAN_QUEUES=default:10,mailers:20``, or from ``oban.toml`` in the current folder.
+    Nothing starts at construction. Without queues it only enqueues, and needs no start; with
+    queues, `start` runs them on threads of this process. Every option may also come from the
+    environment, as ``OBAN_QUEUES=default:10,mailers:20``, or from ``oban.toml`` in the current
+    folder.
 
     Args:
         conninfo: libpq string or URL. By default ``OBAN_DSN``, then ``DATABASE_URL``, then
@@ -130,10 +131,7 @@ class Oban:
         Raises:
             NotRunningError: There is none.
         """
-        instance = instances.get(name)
-        assert isinstance(instance, Oban)
-
-        return instance
+        return cast(Oban, instances.get(name))
 
     def __repr__(self) -> str:
         queues = ", ".join(f"{queue.name}:{queue.limit}" for queue in self._config.queues)
@@ -185,9 +183,10 @@ class Oban:
     def stop(self, grace: float | None = None) -> bool:
         """Stop taking jobs, let running ones finish, and close what was opened.
 
-        Jobs that do not finish in time are handed back: another node takes them, and the attempt is
-        not spent. Returns within grace + 5 seconds with the database up or down. Safe to call twice,
-        before `start`, and from several threads: a second call may shorten the grace of the first.
+        Jobs that do not finish in time are handed back: another node takes them, and the attempt
+        is not spent. Returns within grace + 5 seconds with the database up or down. Safe to call
+        twice, before `start`, and from several threads: a second call may shorten the grace of the
+        first.
 
         Args:
             grace: Seconds for running jobs; by default `shutdown_grace_period`.
@@ -326,8 +325,8 @@ class Oban:
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
         """A transaction that the jobs enqueued in the block, on this thread, belong to.
 
-        Inside the block of another `transaction` or `connection` it is a savepoint, or a transaction,
-        on the same connection.
+        Inside the block of another `transaction` or `connection` it is a savepoint, or a
+        transaction, on the same connection.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL could not be reached.
@@ -385,14 +384,15 @@ class Oban:
 
         Args:
             queue: The queue's name.
-            with_recursion: Go on until the queue is empty, with the jobs that jobs enqueue; else run
-                only those that are there now.
-            with_safety: Record failures and go on. Otherwise the first exception is raised, after it
-                was recorded, and jobs not run yet stay available.
+            with_recursion: Go on until the queue is empty, with the jobs that jobs enqueue; else
+                run only those that are there now.
+            with_safety: Record failures and go on. Otherwise the first exception is raised, after
+                it was recorded, and jobs not run yet stay available.
             with_scheduled: Run scheduled and retryable jobs too, whatever their time.
 
         Returns:
-            How many runs ended in each state: completed, retryable, discarded, cancelled, scheduled.
+            How many runs ended in each of the states completed, retryable, discarded, cancelled
+            and scheduled.
 
         Raises:
             ObanError: A job snoozed a hundred times, and would do so for ever.

@@ -10,9 +10,9 @@ With Alembic or Flask-Migrate, in a migration of your own:
         for statement in oban_sync.schema.uninstall_sql():
             op.execute(statement)
 
-Everything is only added: a table that Oban for Elixir or oban-py made keeps its columns, constraints
-and indexes, and gains indexes, a trigger and functions. Making an index on a large table of theirs
-locks it against writes for as long as one scan takes.
+Everything is only added: a table that Oban for Elixir or oban-py made keeps its columns,
+constraints and indexes, and gains indexes, a trigger and functions. Making an index on a large
+table of theirs locks it against writes for as long as one scan takes.
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[T
             return
 
         with (
-            psycopg.connect(
-                conn, **{**connections.transport(conn), "application_name": "oban-sync: schema"}
-            ) as own,
+            connections.connect(conn, application_name="oban-sync: schema") as own,
             own.transaction(),
         ):
             yield Tx(own, prefix)

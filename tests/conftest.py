@@ -21,8 +21,8 @@ from oban_sync.engine.session import Db
 from tests.support.factory import Factory
 from tests.support.probe import Probe
 
-#: A server for all tests, unless OBAN_SYNC_TEST_DSN names one. Never for tests of crashes: they start
-#: their own, which keeps what it promised to keep.
+#: A server for all tests, unless OBAN_SYNC_TEST_DSN names one. Never for tests of crashes: they
+#: start their own, which keeps what it promised to keep.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": 300, "shared_buffers": "64MB"}
 
 _DSN = pytest.StashKey[str]()

@@ -18,7 +18,19 @@ from typing import Any
 
 import click
 
-from oban_sync import Cancel, Discard, Job, Oban, Record, Snooze, current_job, job, schema, worker
+from oban_sync import (
+    Cancel,
+    Discard,
+    Job,
+    Oban,
+    Record,
+    Snooze,
+    Worker,
+    current_job,
+    job,
+    schema,
+    worker,
+)
 from oban_sync.cli.options import told_plainly, warn_of_password
 from oban_sync.core.config import mask
 from oban_sync.embedded import Server
@@ -33,7 +45,7 @@ PATIENCE = 60.0
 
 
 @worker(oban=NAME, tags=["quick"])
-class Quick:
+class Quick(Worker):
     """Done at once."""
 
     def process(self, job: Job) -> object:
@@ -41,7 +53,7 @@ class Quick:
 
 
 @worker(oban=NAME, priority=2, tags=["slow"])
-class Slow:
+class Slow(Worker):
     """Keeps a thread busy for a tenth of a second or so, outside of Python's lock."""
 
     def process(self, job: Job) -> object:
@@ -51,7 +63,7 @@ class Slow:
 
 
 @worker(oban=NAME, queue="mailers", max_attempts=5)
-class Flaky:
+class Flaky(Worker):
     """Fails twice, and succeeds at the third attempt."""
 
     def process(self, job: Job) -> object:
@@ -65,7 +77,7 @@ class Flaky:
 
 
 @worker(oban=NAME, queue="mailers", max_attempts=2)
-class Failing:
+class Failing(Worker):
     """Never succeeds, and is given up after its last attempt."""
 
     def process(self, job: Job) -> object:
@@ -76,7 +88,7 @@ class Failing:
 
 
 @worker(oban=NAME)
-class Patient:
+class Patient(Worker):
     """Puts itself off twice; no attempt is spent by it."""
 
     def process(self, job: Job) -> object:
@@ -84,7 +96,7 @@ class Patient:
 
 
 @worker(oban=NAME, schedule_in=2.0)
-class Scheduled:
+class Scheduled(Worker):
     """Starts two seconds after it was enqueued."""
 
     def process(self, job: Job) -> object:
@@ -92,7 +104,7 @@ class Scheduled:
 
 
 @worker(oban=NAME)
-class Unwanted:
+class Unwanted(Worker):
     """Stops itself: some by cancelling, some by giving up."""
 
     def process(self, job: Job) -> object:
@@ -116,7 +128,7 @@ def welcome(user: str) -> None:
 
 
 @worker(oban=NAME, queue="burst")
-class NoOp:
+class NoOp(Worker):
     """For the throughput at the end."""
 
     def process(self, job: Job) -> object:
@@ -234,7 +246,7 @@ def _enqueue(oban: Oban) -> int:
                 raise _ChangedMindError
         except _ChangedMindError:
             _say(
-                "Enqueued 20 more, each in the transaction of its user; rolled one back with its job."
+                "Enqueued 20 more, each in its user's transaction; rolled one back with its job."
             )
 
     return len(jobs) + 20
@@ -329,7 +341,8 @@ def _summarize(oban: Oban) -> None:
             f"SELECT min(id) FROM {PREFIX}.oban_jobs WHERE worker LIKE '%%recorded_sum'"
         ).fetchall()
         [(users, welcomes)] = conn.execute(
-            f"SELECT (SELECT count(*) FROM {PREFIX}.users), (SELECT count(*) FROM {PREFIX}.oban_jobs"
+            f"SELECT (SELECT count(*) FROM {PREFIX}.users),"
+            f" (SELECT count(*) FROM {PREFIX}.oban_jobs"
             " WHERE worker LIKE '%%welcome')"
         ).fetchall()
 
@@ -368,18 +381,24 @@ def _burst(conninfo: str, count: int) -> None:
     with oban, oban.connection() as conn:
         started = time.monotonic()
 
-        while conn.execute(
-            f"SELECT EXISTS (SELECT FROM {PREFIX}.oban_jobs WHERE queue = 'burst'"
-            " AND state IN ('available', 'executing')), pg_sleep(0.02)"
-        ).fetchone()[0]:
-            pass
+        while _burning(conn):
+            conn.execute("SELECT pg_sleep(0.02)")
 
         ran = time.monotonic() - started
 
     _say(
-        f"Throughput: {count:,} jobs enqueued at {count / inserted:,.0f}/s, and run on 50 threads at "
-        f"{count / ran:,.0f}/s."
+        f"Throughput: {count:,} jobs enqueued at {count / inserted:,.0f}/s, "
+        f"and run on 50 threads at {count / ran:,.0f}/s."
     )
+
+
+def _burning(conn: Any) -> bool:
+    [(found,)] = conn.execute(
+        f"SELECT EXISTS (SELECT FROM {PREFIX}.oban_jobs"
+        " WHERE queue = 'burst' AND state IN ('available', 'executing'))"
+    ).fetchall()
+
+    return bool(found)
 
 
 def _say(text: str) -> None:

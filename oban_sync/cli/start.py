@@ -75,9 +75,9 @@ def start(
 ) -> None:
     """Run queues until a SIGTERM or SIGINT comes.
 
-    The first signal stops gracefully: running jobs get the grace period, and those that do not finish
-    are handed back without spending the attempt. A second signal hands them back at once, a third
-    ends the process.
+    The first signal stops gracefully: running jobs get the grace period, and those that do not
+    finish are handed back without spending the attempt. A second signal hands them back at once,
+    a third ends the process.
     """
     start_logging(log_format, log_level)
     given: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""The words of the library: jobs, workers, outcomes, options. Pure: no input or output, no threads."""
+"""The words of the library: jobs, workers, outcomes, options. Pure: no I/O, no threads."""

@@ -10,12 +10,13 @@ import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from oban_sync.core.errors import ConfigError, InvalidJobError, nearest, shown, unknown
+from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.options import check_name
 
 PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
@@ -109,7 +110,7 @@ def check_prefix(option: str, value: object) -> str:
 
 
 def check_queues(option: str, value: object) -> tuple[QueueConfig, ...]:
-    """``{"name": limit}`` or ``{"name": {"limit": limit}}``, also as ``"name:limit,name:limit"``."""
+    """``{"name": limit}`` or ``{"name": {"limit": limit}}``, or text: ``"name:limit,..."``."""
     if isinstance(value, str):
         value = parse_queues(option, value)
 
@@ -148,10 +149,8 @@ def check_seconds(option: str, value: object, *, least: float = 0.0) -> float:
         value = value.total_seconds()
 
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
 
     if (
         isinstance(value, bool)

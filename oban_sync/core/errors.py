@@ -4,7 +4,7 @@ ObanError
 ├── ConfigError(ValueError)          an option is wrong
 │   └── InvalidJobError              a job cannot be stored as asked; nothing was written
 ├── SchemaError                      tables missing or too old
-├── NotRunningError                  not started, already stopped, or used after a fork
+├── NotRunningError                  not there, already stopped, or already running
 ├── WorkerNotFoundError(LookupError) no worker of that name is registered here
 ├── DatabaseUnavailableError         PostgreSQL could not be reached
 ├── EmbeddedServerError              the private PostgreSQL could not be found, started or stopped
@@ -50,7 +50,7 @@ class SchemaError(ObanError):
 
 
 class NotRunningError(ObanError):
-    """This Oban was not started, was stopped, or was carried over a fork; the message says which."""
+    """This Oban was not started, was stopped, or runs already; the message says which."""
 
 
 class WorkerNotFoundError(ObanError, LookupError):

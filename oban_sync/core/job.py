@@ -66,7 +66,7 @@ class _JsonField:
 
 
 class _Moment:
-    """A timestamp kept as PostgreSQL's text until somebody looks; 'infinity' must not stop a fetch."""
+    """A timestamp kept as text until somebody looks: 'infinity' must not stop a fetch."""
 
     def __init__(self, field: str) -> None:
         self._field = field

@@ -10,19 +10,31 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from pathlib import PurePath
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from oban_sync.core import instances
-from oban_sync.core.errors import ConfigError, InvalidJobError, WorkerNotFoundError, nearest, shown
+from oban_sync.core.errors import (
+    ConfigError,
+    InvalidJobError,
+    WorkerNotFoundError,
+    nearest,
+    shown,
+    unknown,
+)
 from oban_sync.core.job import Job
 from oban_sync.core.options import CHECKS, JobOptions, check_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
+W = TypeVar("W", bound="Worker")
 
 
-class Worker(Protocol):
-    """What a class decorated with `@worker` offers."""
+class Worker:
+    """What a class decorated with `@worker` offers.
+
+    Inheriting from it changes nothing at run time; it lets type checkers see `new` and `enqueue`,
+    which mypy cannot learn from a class decorator.
+    """
 
     @classmethod
     def new(cls, args: Mapping[str, Any] | None = None, /, **options: Any) -> Job:
@@ -36,18 +48,33 @@ class Worker(Protocol):
         Raises:
             InvalidJobError: Names the field, the path inside it, and what is allowed.
         """
-        ...
+        registration = _registration(cls)
+
+        return registration.options.merged(options).job(registration.name, args)
 
     @classmethod
     def enqueue(
         cls, args: Mapping[str, Any] | None = None, /, *, conn: Any = None, **options: Any
     ) -> Job:
         """Make a job and store it; see `Oban.enqueue` for `conn` and `new` for the rest."""
-        ...
+        registration = _registration(cls)
+        job = registration.options.merged(options).job(registration.name, args)
+
+        return instances.get(registration.oban).enqueue(job, conn=conn)
 
     def process(self, job: Job) -> Any:
         """Do the work. Returning completes the job, raising fails it."""
-        ...
+        raise NotImplementedError(f"{type(self).__qualname__} has no process")
+
+
+class Decorator(Protocol):
+    """What `@worker(...)` returns."""
+
+    @overload
+    def __call__(self, cls: type[W], /) -> type[W]: ...
+
+    @overload
+    def __call__(self, cls: type, /) -> type[Worker]: ...
 
 
 class Registration:
@@ -91,7 +118,8 @@ def resolve(name: str) -> Registration:
     except KeyError:
         raise WorkerNotFoundError(
             f"no worker named {shown(name)} is registered in this process; import the module that "
-            f"defines it before starting, or list that module in imports=.{nearest(name, _registry)}"
+            "defines it before starting, or list that module in imports=."
+            f"{nearest(name, _registry)}"
         ) from None
 
 
@@ -100,9 +128,7 @@ def names() -> list[str]:
     return sorted(_registry)
 
 
-def worker(
-    *, name: str | None = None, oban: str = "Oban", **options: Any
-) -> Callable[[type], type[Worker]]:
+def worker(*, name: str | None = None, oban: str = "Oban", **options: Any) -> Decorator:
     """Make a class with a `process` method a worker.
 
     The class gains `new` and `enqueue`. For every run a fresh instance is made, on one of the
@@ -128,13 +154,13 @@ def worker(
     """
     checked = _definition(name, oban, options)
 
-    def decorate(cls: type) -> type[Worker]:
+    def decorate(cls: Any) -> Any:
         if not isinstance(cls, type):
             raise ConfigError("worker", f"{shown(cls)} is not a class; use @job for functions")
 
         process = getattr(cls, "process", None)
 
-        if not callable(process):
+        if not callable(process) or process is Worker.process:
             raise ConfigError("worker", f"{cls.__qualname__} has no method process(self, job)")
 
         _refuse_async(process, f"{cls.__qualname__}.process")
@@ -149,9 +175,12 @@ def worker(
             backoff,
         )
         _register(registration)
-        cls.__oban_worker__ = registration  # type: ignore[attr-defined]
-        cls.new = classmethod(_new)  # type: ignore[attr-defined]
-        cls.enqueue = classmethod(_enqueue)  # type: ignore[attr-defined]
+        given: Any = cls
+        given.__oban_worker__ = registration
+
+        if not issubclass(cls, Worker):
+            given.new = Worker.__dict__["new"]
+            given.enqueue = Worker.__dict__["enqueue"]
 
         return cls
 
@@ -272,7 +301,7 @@ class JobFunction(Generic[P, R]):
         return self._options.job(self.registration.name, arguments)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Store a job of this call; `options(...)` before it sets queue, time, connection and so on.
+        """Store a job of this call; call `options(...)` first for a queue, a time or a connection.
 
         Raises:
             TypeError: The arguments do not fit the function's signature.
@@ -298,7 +327,7 @@ class JobFunction(Generic[P, R]):
             and (item.kind is item.POSITIONAL_ONLY or (extra and item.kind is _BY_EITHER))
         ]
 
-        return self._function(*positional, *extra, **named)  # type: ignore[arg-type]
+        return self._function(*positional, *extra, **named)
 
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
@@ -324,21 +353,6 @@ def default_name(target: Any) -> str:
             module = PurePath(file).stem
 
     return f"{module}.{target.__qualname__}"
-
-
-def _new(cls: Any, args: Mapping[str, Any] | None = None, /, **options: Any) -> Job:
-    registration = _registration(cls)
-
-    return registration.options.merged(options).job(registration.name, args)
-
-
-def _enqueue(
-    cls: Any, args: Mapping[str, Any] | None = None, /, *, conn: Any = None, **options: Any
-) -> Job:
-    registration = _registration(cls)
-    job = registration.options.merged(options).job(registration.name, args)
-
-    return instances.get(registration.oban).enqueue(job, conn=conn)
 
 
 def _registration(cls: Any) -> Registration:
@@ -379,17 +393,11 @@ def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> J
     if not isinstance(oban, str):
         raise ConfigError("oban", f"{shown(oban)} is not the name of an Oban instance")
 
-    try:
-        return JobOptions.checked(options)
-    except InvalidJobError as error:
-        if error.option not in CHECKS:
-            close = nearest(error.option, [*CHECKS, "name", "oban"])
-            raise ConfigError(
-                error.option,
-                f"unknown; allowed are {', '.join(sorted([*CHECKS, 'name', 'oban']))}.{close}",
-            ) from None
+    for option in options:
+        if option not in CHECKS:
+            raise ConfigError(option, unknown(option, [*CHECKS, "name", "oban"]))
 
-        raise
+    return JobOptions.checked(options)
 
 
 def _refuse_async(function: Any, name: str) -> None:

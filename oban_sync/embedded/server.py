@@ -308,7 +308,7 @@ class Cluster:
                 login,
                 port=port,
                 password=self.password(),
-                connect_timeout=3,
+                connect_timeout=2,
                 autocommit=True,
             ) as connection:
                 told = connection.execute("SHOW data_directory").fetchone()

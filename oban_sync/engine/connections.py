@@ -47,11 +47,18 @@ LOOP_SETTINGS: Mapping[str, str] = {
 }
 
 
-def transport(conninfo: str) -> dict[str, object]:
+def transport(conninfo: str) -> dict[str, Any]:
     """Connection parameters that the conninfo does not set itself."""
     given = psycopg.conninfo.conninfo_to_dict(conninfo)
 
     return {key: value for key, value in TRANSPORT.items() if key not in given}
+
+
+def connect(conninfo: str, *, application_name: str) -> psycopg.Connection[Any]:
+    """One connection, in autocommit mode, outside of any pool."""
+    options: dict[str, Any] = {**transport(conninfo), "application_name": application_name}
+
+    return psycopg.connect(conninfo, autocommit=True, **options)
 
 
 def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
@@ -77,7 +84,8 @@ def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any
 
     def configure(conn: psycopg.Connection[Any]) -> None:
         conn.execute(
-            "SELECT set_config(key, value, false) FROM unnest(%s::text[], %s::text[]) AS t (key, value)",
+            "SELECT set_config(key, value, false)"
+            " FROM unnest(%s::text[], %s::text[]) AS setting (key, value)",
             [list(LOOP_SETTINGS), list(LOOP_SETTINGS.values())],
         )
         conn.prepare_threshold = 0
@@ -100,8 +108,8 @@ def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any
 def check_quickly(conn: psycopg.Connection[Any]) -> None:
     """Refuse a connection the server has closed, without asking the server.
 
-    A connection at rest has nothing to read. When there is something, it is the server's farewell or
-    a notice; only then is a round trip worth it.
+    A connection at rest has nothing to read. When there is something, it is the server's farewell
+    or a notice; only then is a round trip worth it.
     """
     if conn.closed:
         raise psycopg.OperationalError("the connection is closed")

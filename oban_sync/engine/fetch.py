@@ -27,8 +27,8 @@ class Claim:
         queue: The queue.
         node: Name of the node, for people.
         owner: uuid of the producer.
-        shunned: Jobs that PostgreSQL would not let us take, because a trigger or a check of the table
-            refuses the change; without this they would hold up the whole queue.
+        shunned: Jobs that PostgreSQL would not let us take, because a trigger or a check of the
+            table refuses the change; without this they would hold up the whole queue.
     """
 
     queue: str
@@ -73,7 +73,7 @@ def turn(db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int) -> Turn
         with db.session() as tx:
             if not other:
                 acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
-                written: set[int] | None = set()
+                written: set[int] = set()
             else:
                 with tx.conn.transaction():
                     written = ack.ack(tx, other, owner=claim.owner)

@@ -14,7 +14,7 @@ from tenacity import (
     sleep_using_event,
     stop_after_attempt,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
     wait_random,
 )
 
@@ -75,7 +75,7 @@ def until_available(
         retry=retry_if_exception(lambda error: isinstance(error, DatabaseUnavailableError)),
         stop=stop_when_event_set(stopping),  # type: ignore[arg-type]
         sleep=sleep_using_event(stopping),  # type: ignore[arg-type]
-        wait=wait_exponential_jitter(initial=0.1, max=longest, jitter=0.1),
+        wait=wait_exponential(multiplier=0.1, max=longest) + wait_random(0.0, 0.1),
         before_sleep=tell,
         reraise=True,
     )

@@ -81,7 +81,7 @@ class Db:
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
-        """A connection in a transaction, committed when the block ends well; raises as `session`."""
+        """A connection in a transaction, which ends with the block; raises as `session`."""
         with self.session() as tx, tx.conn.transaction():
             yield tx
 

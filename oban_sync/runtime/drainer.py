@@ -67,8 +67,8 @@ def _refuse_endless(job: Job, state: str, snoozed: Counter[int | None]) -> None:
 
         if snoozed[job.id] >= _MOST_SNOOZES:
             raise ObanError(
-                f"job {job.id} ({job.worker}) snoozed {_MOST_SNOOZES} times in one drain; drain with "
-                "with_scheduled=False to leave it waiting"
+                f"job {job.id} ({job.worker}) snoozed {_MOST_SNOOZES} times in one drain; "
+                "drain with with_scheduled=False to leave it waiting"
             )
 
 

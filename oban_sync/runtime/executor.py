@@ -7,14 +7,15 @@ import logging
 import time
 import traceback
 from datetime import datetime
+from types import TracebackType
+from typing import Any
 
 from oban_sync import telemetry
-from oban_sync.core import backoff
+from oban_sync.core import backoff, worker
 from oban_sync.core.clock import from_wire
 from oban_sync.core.errors import shown
 from oban_sync.core.job import CURRENT, Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
-from oban_sync.core.worker import Registration, resolve
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -52,7 +53,7 @@ def _run(job: Job) -> tuple[Outcome, BaseException | None]:
     registration = None
 
     try:
-        registration = resolve(job.worker)
+        registration = worker.resolve(job.worker)
         result = registration.perform(job)
 
         if result is not None:
@@ -75,7 +76,7 @@ def _refuse_deferred(job: Job, result: object) -> None:
     )
 
 
-def _failure(job: Job, registration: Registration | None, error: BaseException) -> Outcome:
+def _failure(job: Job, registration: worker.Registration | None, error: BaseException) -> Outcome:
     text = describe(error)
 
     if job.attempt >= job.max_attempts:
@@ -86,7 +87,7 @@ def _failure(job: Job, registration: Registration | None, error: BaseException) 
     return Outcome(job, JobState.RETRYABLE, error_text=text + note, schedule_in=delay)
 
 
-def _delay(job: Job, registration: Registration | None) -> tuple[float, str]:
+def _delay(job: Job, registration: worker.Registration | None) -> tuple[float, str]:
     """Seconds to wait, and what to add to the error when the worker's own backoff was no help."""
     default = backoff.retry_delay(job.attempt, job.max_attempts)
 
@@ -107,12 +108,16 @@ def describe(error: BaseException) -> str:
         frames = error.__traceback__
 
         # The first frames are the library's own.
-        while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
+        while frames is not None and _is_ours(frames):
             frames = frames.tb_next
 
         return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
     except BaseException:
         return f"{type(error).__module__}.{type(error).__qualname__} (it cannot be shown)"
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    return frames.tb_frame.f_globals.get("__name__") in (__name__, worker.__name__)
 
 
 def _report(job: Job, outcome: Outcome, error: BaseException | None, started: int) -> None:
@@ -123,7 +128,7 @@ def _report(job: Job, outcome: Outcome, error: BaseException | None, started: in
         return
 
     stopped = time.monotonic_ns()
-    fields = {
+    fields: dict[str, Any] = {
         "job": job,
         "state": outcome.state.value,
         "monotonic_time": stopped,

@@ -17,7 +17,7 @@ import psycopg
 
 from oban_sync import telemetry
 from oban_sync.engine import signals
-from oban_sync.engine.connections import transport
+from oban_sync.engine.connections import connect
 from oban_sync.engine.retry import until_available
 from oban_sync.engine.session import quoted, translated
 from oban_sync.runtime.loop import Loop
@@ -104,14 +104,7 @@ class Notifier(Loop):
 
     def _connect(self) -> psycopg.Connection[Any]:
         with translated():
-            conn = psycopg.connect(
-                self._conninfo,
-                **{
-                    **transport(self._conninfo),
-                    "autocommit": True,
-                    "application_name": self._application_name,
-                },
-            )
+            conn = connect(self._conninfo, application_name=self._application_name)
 
             try:
                 conn.execute(b"LISTEN " + quoted(self._channel).as_bytes(conn))

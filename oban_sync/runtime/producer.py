@@ -2,8 +2,8 @@
 
 Everything that can change a queue's state comes as a message through one mailbox: a finished job's
 outcome, or a wake. The producer waits on it, empties it, and runs one statement that writes the
-outcomes and takes as many jobs as slots are free. While it waits for PostgreSQL more jobs finish, so
-writes gather into batches by themselves.
+outcomes and takes as many jobs as slots are free. While it waits for PostgreSQL more jobs finish,
+so writes gather into batches by themselves.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Producer(Loop):
         if self._running or self._outcomes:
             left = [*self._running, *(outcome.job for outcome in self._outcomes)]
             log.error(
-                "queue %r stopped with %d jobs neither finished nor handed back, which run again when "
-                "they are rescued: %s",
+                "queue %r stopped with %d jobs neither finished nor handed back, "
+                "which run again when they are rescued: %s",
                 self.queue.name,
                 len(left),
                 ", ".join(str(job.id) for job in left[:20]),

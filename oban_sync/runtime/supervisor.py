@@ -1,4 +1,4 @@
-"""Starts the parts in order, all or none, and stops them in the reverse order within one deadline."""
+"""Starts the parts in order, all or none, and stops them in reverse within one deadline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger("oban_sync.runtime")
 #: Seconds past the grace period in which what finished is still written.
 FLUSH_PERIOD = 2.0
 
-#: Seconds past the grace period after which a stop waits for nothing more. A last statement may have
-#: been waiting for a connection when the flush period ended.
+#: Seconds past the grace period after which a stop waits for nothing more. A last statement may
+#: have been waiting for a connection when the flush period ended.
 END_PERIOD = 4.0
 
 #: Seconds a loop gets to end that only has to finish its statement.

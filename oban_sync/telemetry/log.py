@@ -1,7 +1,7 @@
 """A structured log of what jobs do, made from the events.
 
-Each line says what happened and carries its facts as fields: as ``key=value`` in text, or as one JSON
-object. Args are never logged; they may be personal.
+Each line says what happened and carries its facts as fields: as ``key=value`` in text, or as one
+JSON object. Args are never logged; they may be personal.
 """
 
 from __future__ import annotations

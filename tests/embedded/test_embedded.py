@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -133,17 +134,59 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def path(place: Path) -> Iterator[Path]:
-    """Where a server may be made; whatever a failed test leaves running there is stopped."""
-    path = place / "server"
+def fresh(place: Path) -> Iterator[Path]:
+    """Where a server may be made."""
+    fresh = place / "server"
+    yield fresh
+    clear(fresh)
+
+
+@pytest.fixture(scope="session")
+def spares() -> Iterator[list[Path]]:
+    """Servers that earlier tests left stopped and whole, because making one takes long."""
+    spares: list[Path] = []
+    yield spares
+
+    for spare in spares:
+        shutil.rmtree(spare.parent)
+
+
+@pytest.fixture
+def path(spares: list[Path]) -> Iterator[Path]:
+    """The directory of a server that is made and stopped."""
+    if not spares:
+        home = Path(tempfile.mkdtemp(prefix="oban-embedded-")).resolve()
+        home.chmod(0o711)
+
+        with Server(home / "server", settings={"fsync": "off"}) as dsn:
+            asked(dsn, "SELECT 1")
+
+        spares.append(home / "server")
+
+    path = spares.pop()
+    essence = [path / "password", path / "data" / "PG_VERSION"]
+    before = [part.read_bytes() for part in essence]
     yield path
 
-    if (path / "data" / "postmaster.pid").exists():
-        (path / "data" / "postmaster.pid").rename(place / "left")
-        words = (place / "left").read_text().splitlines()
+    if clear(path) and [part.read_bytes() for part in essence if part.exists()] == before:
+        spares.append(path)
+    else:
+        shutil.rmtree(path.parent)
 
-        if os.fsencode(path / "data") in Path(f"/proc/{words[0]}/cmdline").read_bytes():
-            os.kill(int(words[0]), signal.SIGQUIT)
+
+def clear(path: Path) -> bool:
+    """Stop what a failed test left running; tell whether there was nothing."""
+    note = path / "data" / "postmaster.pid"
+
+    if not note.exists():
+        return True
+
+    pid = int(note.read_text().split()[0])
+
+    if os.fsencode(path / "data") in Path(f"/proc/{pid}/cmdline").read_bytes():
+        os.kill(pid, signal.SIGQUIT)
+
+    return False
 
 
 @pytest.fixture
@@ -154,12 +197,12 @@ def server(path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def user(path: Path) -> Iterator[Callable[..., User]]:
-    """Start other processes that use the same directory."""
+def user(request: pytest.FixtureRequest) -> Iterator[Callable[..., User]]:
+    """Start other processes that use a directory, by default the one of ``server``."""
     with ExitStack() as users:
 
-        def start(script: str = USER) -> User:
-            user = User(path, script)
+        def start(path: Path | None = None, script: str = USER) -> User:
+            user = User(path or request.getfixturevalue("path"), script)
             users.callback(user.close)
 
             return user
@@ -169,10 +212,18 @@ def user(path: Path) -> Iterator[Callable[..., User]]:
 
 def asked(dsn: str, question: str) -> object:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(question)  # type: ignore[call-overload]
+        cursor = connection.execute(question)
         row = cursor.fetchone() if cursor.description else None
 
         return row[0] if row else None
+
+
+def remember(dsn: str) -> None:
+    asked(dsn, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 42 AS answer")
+
+
+def remembers(dsn: str) -> bool:
+    return asked(dsn, "SELECT answer FROM kept") == 42
 
 
 def is_up(dsn: str) -> bool:
@@ -198,20 +249,22 @@ def held(port: int = 0) -> Iterator[int]:
 
 
 def port_of(dsn: str) -> int:
-    return int(psycopg.conninfo.conninfo_to_dict(dsn)["port"])
+    return urlsplit(dsn).port or 0
 
 
 # Making, starting, stopping.
 
 
-def test_the_first_start_makes_a_server_and_the_next_finds_its_data(server: Server) -> None:
+def test_the_first_start_makes_a_server_and_the_next_finds_its_data(fresh: Path) -> None:
+    server = Server(fresh, settings={"fsync": "off"})
     dsn = server.start()
-    asked(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+    remember(dsn)
     server.stop()
     assert not is_up(dsn)
 
-    assert server.start() == dsn
-    assert asked(dsn, "SELECT answer FROM kept") == 42
+    with server as again:
+        assert again == dsn
+        assert remembers(dsn)
 
 
 def test_a_with_block_has_the_server_as_long_as_it_lasts(server: Server) -> None:
@@ -243,10 +296,10 @@ def test_starting_twice_is_undone_by_one_stop(server: Server) -> None:
     assert not is_up(dsn)
 
 
-def test_stopping_what_was_not_started_does_nothing(server: Server, path: Path) -> None:
-    server.stop()
+def test_stopping_what_was_not_started_does_nothing(fresh: Path) -> None:
+    Server(fresh).stop()
 
-    assert not path.exists()
+    assert not fresh.exists()
 
 
 def test_settings_reach_the_server(path: Path) -> None:
@@ -322,9 +375,9 @@ def test_two_objects_in_one_process_share_a_server(server: Server, path: Path) -
 
 
 def test_processes_that_race_for_the_first_start_get_one_server(
-    user: Callable[..., User],
+    fresh: Path, user: Callable[..., User]
 ) -> None:
-    users = [user() for _ in range(3)]
+    users = [user(fresh) for _ in range(3)]
     seen = {each.started() for each in users}
     (_, dsn) = next(iter(seen))
 
@@ -400,13 +453,13 @@ def test_a_failed_start_beside_a_running_user_leaves_the_server_up(
 def test_a_restart_keeps_the_dsn_and_what_was_committed(server: Server, mode: Mode) -> None:
     dsn = server.start()
     pid = server.pid
-    asked(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+    remember(dsn)
 
     server.restart(mode)
 
     assert server.pid != pid
     assert server.dsn == dsn
-    assert asked(dsn, "SELECT answer FROM kept") == 42
+    assert remembers(dsn)
 
 
 @pytest.mark.parametrize("mode", get_args(Mode))
@@ -430,14 +483,14 @@ def test_a_server_that_was_not_started_cannot_be_halted(server: Server) -> None:
 
 def test_a_killed_server_with_busy_sessions_starts_again(server: Server) -> None:
     dsn = server.start()
-    asked(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
+    remember(dsn)
 
     with closing(psycopg.connect(dsn)) as busy:
         busy.pgconn.send_query(b"SELECT pg_sleep(60)")
         os.kill(server.pid, signal.SIGKILL)
 
         assert server.start() == dsn
-        assert asked(dsn, "SELECT answer FROM kept") == 42
+        assert remembers(dsn)
 
 
 def test_a_stale_postmaster_pid_that_names_another_program_is_seen_through(
@@ -449,8 +502,12 @@ def test_a_stale_postmaster_pid_that_names_another_program_is_seen_through(
     owner = note.stat()
     server.stop()
 
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as bystander, held() as port:
-        # The worst case: the pid and the port are both in use, by others.
+    bystander = subprocess.Popen(
+        ["/bin/cat"], stdin=subprocess.PIPE, user=owner.st_uid if AS_ROOT else None
+    )
+
+    with bystander, held() as port:
+        # The worst case: pid and port are both in use by others, and the pid by the same user.
         note.write_text("\n".join([str(bystander.pid), *lines[1:3], str(port), *lines[4:]]))
         os.chown(note, owner.st_uid, owner.st_gid)
 
@@ -458,6 +515,20 @@ def test_a_stale_postmaster_pid_that_names_another_program_is_seen_through(
 
         server.stop()
         assert bystander.poll() is None
+
+
+def test_a_process_that_is_not_the_server_is_never_taken_for_it(server: Server, path: Path) -> None:
+    server.start()
+    note = path / "data" / "postmaster.pid"
+    lines = note.read_text().splitlines()
+
+    note.write_text("\n".join([str(os.getpid()), *lines[1:]]))
+
+    with pytest.raises(EmbeddedServerError, match="no server is running"):
+        _ = server.pid
+
+    note.write_text("\n".join(lines))
+    assert server.pid == int(lines[0])
 
 
 def test_a_server_that_answers_to_nothing_is_stopped_in_the_end(
@@ -475,20 +546,22 @@ def test_a_server_that_answers_to_nothing_is_stopped_in_the_end(
 
 
 def test_a_data_directory_that_was_half_made_is_made_anew(
-    server: Server, path: Path, user: Callable[..., User]
+    fresh: Path, user: Callable[..., User]
 ) -> None:
-    killed = user(KILLED_HALFWAY)
+    killed = user(fresh, KILLED_HALFWAY)
     assert killed.process.wait(PATIENCE) == -signal.SIGKILL
-    assert list(path.glob("initdb-*/data/PG_VERSION"))
+    assert list(fresh.glob("initdb-*/data/PG_VERSION"))
 
-    assert is_up(server.start())
-    assert not list(path.glob("initdb-*"))
+    with Server(fresh, settings={"fsync": "off"}) as dsn:
+        assert is_up(dsn)
+
+    assert not list(fresh.glob("initdb-*"))
 
 
 def test_a_server_without_a_free_connection_is_joined_all_the_same(path: Path) -> None:
-    settings = {"fsync": "off", "max_connections": 5, "superuser_reserved_connections": 0}
+    few = Server(path, settings={"max_connections": 5, "superuser_reserved_connections": 0})
 
-    with Server(path, settings=settings) as dsn, ExitStack() as taken:
+    with few as dsn, ExitStack() as taken:
         with suppress(psycopg.OperationalError):
             while True:
                 taken.enter_context(psycopg.connect(dsn))
@@ -612,22 +685,23 @@ def test_a_missing_password_file_is_named(server: Server, path: Path) -> None:
 # Directories that are not for us.
 
 
-def test_a_directory_with_something_else_in_it_is_refused_and_left_alone(path: Path) -> None:
-    path.mkdir()
-    (path / "thesis.txt").write_text("years of work")
-    before = path.stat()
+def test_a_directory_with_something_else_in_it_is_refused_and_left_alone(fresh: Path) -> None:
+    fresh.mkdir()
+    (fresh / "thesis.txt").write_text("years of work")
+    before = fresh.stat()
 
-    with pytest.raises(EmbeddedServerError, match=f"{path} holds something else"):
-        Server(path).start()
+    with pytest.raises(EmbeddedServerError, match=f"{fresh} holds something else"):
+        Server(fresh).start()
 
-    assert os.listdir(path) == ["thesis.txt"]
-    assert path.stat() == before
+    assert os.listdir(fresh) == ["thesis.txt"]
+    assert fresh.stat() == before
 
 
-def test_an_empty_directory_is_taken(server: Server, path: Path) -> None:
-    path.mkdir(mode=0o700)
+def test_an_empty_directory_is_taken(fresh: Path) -> None:
+    fresh.mkdir(mode=0o700)
 
-    assert is_up(server.start())
+    with Server(fresh, settings={"fsync": "off"}) as dsn:
+        assert is_up(dsn)
 
 
 def test_data_of_another_major_version_is_refused(server: Server, path: Path) -> None:
@@ -729,11 +803,9 @@ def pretend(directory: Path, major: int = 18) -> Path:
     return directory
 
 
-def test_missing_programs_are_told_with_what_to_install(
-    nothing_installed: Path, server: Server
-) -> None:
+def test_missing_programs_are_told_with_what_to_install(nothing_installed: Path) -> None:
     with pytest.raises(EmbeddedServerError) as told:
-        server.start()
+        Server(nothing_installed / "server").start()
 
     for part in (
         "pip install 'oban-sync[embedded]'",

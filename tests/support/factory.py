@@ -45,7 +45,10 @@ class Factory:
     def count(self, **columns: Any) -> int:
         """How many rows have these values."""
         wheres = sql.SQL(" AND ").join(
-            [sql.SQL("true"), *(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns)]
+            [
+                sql.SQL("true"),
+                *(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns),
+            ]
         )
         statement = sql.SQL("SELECT count(*) FROM oban_jobs WHERE ") + wheres
 

@@ -1,0 +1,250 @@
+"""One job in, one outcome out, whatever the job does."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from oban_sync import Cancel, Record, current_job, worker
+from oban_sync.core.job import Job
+from oban_sync.runtime.executor import describe, execute
+
+
+class BadText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class WorseText(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+def job_of(cls, *, attempt=1, max_attempts=20, args="{}"):
+    fetched = (
+        1,
+        cls.__oban_worker__.name,
+        args,
+        "{}",
+        "[]",
+        [],
+        attempt,
+        max_attempts,
+        0,
+        "",
+        "",
+        "",
+    )
+
+    return Job.fetched(fetched, "default", ["node", "uuid"])
+
+
+def raising(error):
+    @worker(name=f"raising-{id(error)}-{error.__class__.__name__}")
+    class Raising:
+        def process(self, job):
+            raise error
+
+    return Raising
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("plain"),
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        BaseException("base"),
+        BadText(),
+        WorseText(),
+        ValueError("nul \0 and half \ud800 pair"),
+        ExceptionGroup("many", [ValueError("a"), BadText()]),
+        RecursionError(),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_job_raises_becomes_a_retry_with_its_text(error):
+    outcome = execute(job_of(raising(error)))
+    row = outcome.to_row()
+
+    assert outcome.state == "retryable"
+    assert 17 <= outcome.schedule_in <= 19
+    assert type(error).__name__ in row["error"]["error"]
+    assert "\0" not in row["error"]["error"]
+    row["error"]["error"].encode()
+    assert row["error"]["attempt"] == 1
+    assert row["error"]["at"].endswith("Z")
+
+
+def test_the_last_attempt_is_given_up():
+    outcome = execute(job_of(raising(ValueError("x")), attempt=3, max_attempts=3))
+
+    assert (outcome.state, outcome.schedule_in) == ("discarded", None)
+
+
+def test_the_traceback_begins_in_the_workers_own_code_and_shows_no_values():
+    @worker(name="leaky")
+    class Leaky:
+        def process(self, job):
+            secret = "s3cret"
+            raise ValueError(len(secret))
+
+    text = execute(job_of(Leaky)).error_text
+
+    assert text.splitlines()[1].strip().startswith(f'File "{__file__}"')
+    assert "ValueError: 6" in text
+
+
+@pytest.mark.parametrize(
+    ("backoff", "seconds"),
+    [
+        (lambda self, job: 5, 5.0),
+        (lambda self, job: timedelta(minutes=1), 60.0),
+        (lambda self, job: 0, 0.0),
+        (lambda self, job: 1.5 * job.attempt, 1.5),
+    ],
+)
+def test_the_workers_own_backoff_counts(backoff, seconds):
+    cls = raising(ValueError("x"))
+    cls.backoff = backoff
+    worker(name=f"backoff-{id(backoff)}")(cls)
+
+    assert execute(job_of(cls)).schedule_in == seconds
+
+
+@pytest.mark.parametrize(
+    "backoff",
+    [
+        lambda self, job: 1 / 0,
+        lambda self, job: "soon",
+        lambda self, job: None,
+        lambda self, job: -5,
+        lambda self, job: float("inf"),
+        lambda self, job: (_ for _ in ()).throw(SystemExit),
+    ],
+)
+def test_a_backoff_that_fails_is_recorded_and_replaced_by_the_default(backoff):
+    cls = raising(ValueError("the first trouble"))
+    cls.backoff = backoff
+    worker(name=f"bad-backoff-{id(backoff)}")(cls)
+    outcome = execute(job_of(cls))
+
+    assert outcome.state == "retryable"
+    assert 17 <= outcome.schedule_in <= 19
+    assert "the first trouble" in outcome.error_text
+    assert "backoff(job) failed" in outcome.error_text
+
+
+def test_an_unknown_worker_is_a_failure_that_says_what_to_do():
+    row = (1, "nobody.Home", "{}", "{}", "[]", [], 1, 20, 0, "", "", "")
+    outcome = execute(Job.fetched(row, "default", ["n", "u"]))
+
+    assert outcome.state == "retryable"
+    assert "nobody.Home" in outcome.error_text
+    assert "imports=" in outcome.error_text
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 500, "a\0b", "os.system"])
+def test_a_row_with_any_worker_name_fails_alone(name):
+    outcome = execute(Job.fetched((1, name, "{}", "{}", "[]", [], 1, 1, 0, "", "", ""), "q", []))
+
+    assert outcome.state == "discarded"
+
+
+@pytest.mark.parametrize("args", ["[1]", '"text"', "null", "{", "[" * 100_000, "9" * 5000])
+def test_args_that_are_no_object_fail_the_job_that_looks_at_them(args):
+    @worker(name=f"looking-{args[:8]}")
+    class Looking:
+        def process(self, job):
+            return job.args["x"]
+
+    outcome = execute(job_of(Looking, args=args))
+
+    assert outcome.state == "retryable"
+    assert "args" in outcome.error_text
+
+
+def test_a_coroutine_or_generator_is_a_failure_and_not_silently_completed():
+    @worker(name="forgetful")
+    class Forgetful:
+        def process(self, job):
+            return asyncio.sleep(0)
+
+    @worker(name="yielding")
+    class Yielding:
+        def process(self, job):
+            yield 1
+
+    for cls in (Forgetful, Yielding):
+        outcome = execute(job_of(cls))
+
+        assert outcome.state == "retryable"
+        assert "none of its code ran" in outcome.error_text
+
+
+def test_a_job_may_run_an_event_loop_of_its_own():
+    @worker(name="looping")
+    class Looping:
+        def process(self, job):
+            return Record(asyncio.run(asyncio.sleep(0, "slept")))
+
+    assert execute(job_of(Looping)).state == "completed"
+
+
+def test_a_record_of_something_that_is_no_json_fails_the_job():
+    @worker(name="recorder")
+    class Recorder:
+        def process(self, job):
+            return Record({"x": object()})
+
+    assert "recorded value.x" in execute(job_of(Recorder)).error_text
+
+
+def test_the_current_job_is_there_during_the_run_and_gone_after():
+    seen = []
+
+    @worker(name="seeing")
+    class Seeing:
+        def process(self, job):
+            seen.append(current_job())
+            return Cancel("enough")
+
+    job = job_of(Seeing)
+
+    assert execute(job).state == "cancelled"
+    assert seen == [job]
+    assert current_job() is None
+
+
+def test_events_carry_what_oban_py_calls_them(probe):
+    execute(job_of(raising(ValueError("boom"))))
+    start = probe.next("oban.job.start")
+    stop = probe.next("oban.job.exception")
+
+    assert set(start) == {"job", "monotonic_time"}
+    assert set(stop) == {
+        "duration",
+        "error_message",
+        "error_type",
+        "job",
+        "monotonic_time",
+        "queue_time",
+        "state",
+        "traceback",
+    }
+    assert (stop["error_type"], stop["error_message"]) == ("ValueError", "boom")
+
+
+def test_an_exception_that_cannot_be_shown_at_all_is_named():
+    class Hopeless(Exception):
+        @property
+        def __traceback__(self):
+            raise RuntimeError
+
+    assert "Hopeless" in describe(Hopeless())
