@@ -24,6 +24,7 @@ from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.session import Db
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.lifecycle import Lifecycle
+from oban_sync.runtime.supervisor import Supervisor
 
 log = logging.getLogger("oban_sync")
 
@@ -156,27 +157,15 @@ class Oban:
             SchemaError: The tables are missing or too old; says which command to run.
             ImportError: A module of `imports` cannot be imported.
         """
-        if self._lifecycle.running:
-            return self
+        try:
+            started = self._lifecycle.start(self._build)
+        except BaseException:
+            self._assembly.close_loops()
+            raise
 
-        self._stopped = False
-
-        for module in self._config.imports:
-            importlib.import_module(module)
-
-        with self._assembly.db.session() as tx:
-            migrations.verify(tx)
-
-        if self._config.queues:
-            try:
-                started = self._lifecycle.start(self._assembly.build)
-            except BaseException:
-                self._assembly.close_loops()
-                raise
-
-            if started:
-                atexit.register(self.stop)
-                log.info("%r started", self)
+        if started:
+            atexit.register(self.stop)
+            log.info("%r started", self)
 
         return self
 
@@ -196,11 +185,8 @@ class Oban:
             keep the process.
         """
         grace = self._config.shutdown_grace_period if grace is None else max(0.0, grace)
-        self._stopped = True
         atexit.unregister(self.stop)
-
-        ended = self._lifecycle.stop(grace=grace)
-        self._assembly.close()
+        ended = self._lifecycle.stop(self._close, grace=grace)
 
         if ended is None:
             return True
@@ -406,6 +392,21 @@ class Oban:
             with_safety=with_safety,
             with_scheduled=with_scheduled,
         )
+
+    def _build(self) -> Supervisor | None:
+        self._stopped = False
+
+        for module in self._config.imports:
+            importlib.import_module(module)
+
+        with self._assembly.db.session() as tx:
+            migrations.verify(tx)
+
+        return self._assembly.build() if self._config.queues else None
+
+    def _close(self) -> None:
+        self._stopped = True
+        self._assembly.close()
 
     def _db(self) -> Db:
         if self._stopped:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from oban_sync.embedded import Server
 from oban_sync.engine.connections import open_loop_pool
 from oban_sync.engine.session import Db
 from tests.support.factory import Factory
+from tests.support.private import private_server
 from tests.support.probe import Probe
 
 #: A server for all tests, unless OBAN_SYNC_TEST_DSN names one. Never for tests of crashes: they
@@ -26,7 +27,7 @@ from tests.support.probe import Probe
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": 300, "shared_buffers": "64MB"}
 
 _DSN = pytest.StashKey[str]()
-_SERVER = pytest.StashKey[Server]()
+_SERVER = pytest.StashKey[AbstractContextManager[Server]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,8 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     elif given := os.environ.get("OBAN_SYNC_TEST_DSN"):
         config.stash[_DSN] = given
     elif not config.option.collectonly:
-        server = Server(tempfile.mkdtemp(prefix="oban-sync-tests-"), settings=FAST)
-        config.stash[_DSN] = server.start()
+        server = private_server(**FAST)
+        config.stash[_DSN] = server.__enter__().dsn
         config.stash[_SERVER] = server
 
 
@@ -46,7 +47,7 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if server := config.stash.get(_SERVER, None):
-        server.stop()
+        server.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,10 +35,10 @@ def main() -> None:
             env={**os.environ, "DATABASE_URL": url},
             start_new_session=True,
         )
-        processes: list[subprocess.Popen[bytes]] = []
+        processes = [start([*FLASK, "init-db"])]
 
         try:
-            if start([*FLASK, "init-db"]).wait() != 0:
+            if processes[0].wait() != 0:
                 sys.exit("the tables could not be made")
 
             processes.append(start([*FLASK, "run", *sys.argv[1:]]))
@@ -46,12 +46,10 @@ def main() -> None:
                 start([*OBAN_SYNC, "start", "--app", "wsgi:oban", "--queues", "mailers:5"])
             )
 
-            while all(process.poll() is None for process in processes):
+            while all(process.poll() is None for process in processes[1:]):
                 time.sleep(0.2)
 
             sys.exit("one process has ended, so the other is stopped")
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
         finally:
             for process in processes:
                 process.terminate()
@@ -61,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        main()

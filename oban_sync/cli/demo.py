@@ -245,9 +245,7 @@ def _enqueue(oban: Oban) -> int:
 
                 raise _ChangedMindError
         except _ChangedMindError:
-            _say(
-                "Enqueued 20 more, each in its user's transaction; rolled one back with its job."
-            )
+            _say("Enqueued 20 more, each in its user's transaction; rolled one back with its job.")
 
     return len(jobs) + 20
 

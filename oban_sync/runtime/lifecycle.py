@@ -28,8 +28,13 @@ class Lifecycle:
 
         return self._supervisor is not None
 
-    def start(self, build: Callable[[], Supervisor]) -> bool:
-        """Build and start the parts unless they run; tell whether this call started them."""
+    def start(self, build: Callable[[], Supervisor | None]) -> bool:
+        """Build and start the parts unless they run; tell whether this call started them.
+
+        Args:
+            build: Makes the parts, or returns None when there is nothing to run. Called while no
+                other start or stop is going on.
+        """
         self._clean_after_fork()
 
         with self._lock:
@@ -37,15 +42,24 @@ class Lifecycle:
                 return False
 
             supervisor = build()
+
+            if supervisor is None:
+                return False
+
             supervisor.start()
             self._supervisor = supervisor
 
             return True
 
-    def stop(self, *, grace: float) -> bool | None:
+    def stop(self, close: Callable[[], None], *, grace: float) -> bool | None:
         """Stop the parts within `grace` seconds plus 5.
 
         A call while another one is stopping shortens that one's grace, and waits for it.
+
+        Args:
+            close: Closes what the parts used. Called in any case, after them, while no other start
+                or stop is going on.
+            grace: Seconds for running jobs.
 
         Returns:
             Whether every thread ended; None when nothing ran.
@@ -54,13 +68,11 @@ class Lifecycle:
         self.hasten(grace=grace)
 
         with self._lock:
-            if self._supervisor is None:
-                return None
-
-            ended = self._supervisor.stop(grace=grace)
-            self._supervisor = None
-
-            return ended
+            try:
+                return None if self._supervisor is None else self._supervisor.stop(grace=grace)
+            finally:
+                self._supervisor = None
+                close()
 
     def hasten(self, *, grace: float) -> None:
         """Cut the grace of a stop in progress, or of the next one, to `grace` seconds from now."""

@@ -61,10 +61,13 @@ class Slots:
 
     def join(self, deadline: float) -> bool:
         """Wait until `deadline` on the monotonic clock; tell whether all threads have ended."""
-        for thread in self._threads:
+        # A job that stops its own Oban cannot wait for itself.
+        threads = [thread for thread in self._threads if thread is not current_thread()]
+
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in threads)
 
     def _serve(self) -> None:
         thread = current_thread()

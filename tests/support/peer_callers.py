@@ -157,10 +157,13 @@ def flask_sqlalchemy_session(dsn: str, *, driver: str) -> Iterator[Caller]:
 @contextmanager
 def django_configured(dsn: str) -> Iterator[Any]:
     """`django.db.connection`, for this database while the block lasts."""
+    import django
     from django.conf import settings
 
     if not settings.configured:
-        settings.configure()
+        settings.configure(LOGGING_CONFIG=None)
+
+    django.setup()
 
     from django.db import connection, connections
 

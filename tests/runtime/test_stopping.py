@@ -1,0 +1,239 @@
+"""Stopping: in order, within the deadline, and with everything handed back."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from oban_sync import NotRunningError, worker
+from tests.support.probe import Gate
+
+GATES: dict[str, Gate] = {}
+
+
+@worker(queue="alpha")
+class Echo:
+    def process(self, job):
+        return None
+
+
+@worker(queue="alpha")
+class Held:
+    def process(self, job):
+        GATES[job.args["gate"]].pass_through()
+
+
+@pytest.fixture
+def gate():
+    GATES["gate"] = Gate()
+
+    yield GATES["gate"]
+
+    GATES["gate"].release.set()
+
+
+@pytest.fixture
+def held(make_oban, gate):
+    """An Oban with one running job, and one more waiting for the only slot."""
+    oban = make_oban(queues={"alpha": 1}).start()
+    job = Held.enqueue({"gate": "gate"})
+    gate.wait_until_entered()
+
+    return oban, job
+
+
+def test_a_running_job_finishes_before_stop_returns(held, gate, factory):
+    oban, job = held
+    waiting = Echo.enqueue()
+    stopper = threading.Thread(target=oban.stop)
+    stopper.start()
+    gate.release.set()
+    stopper.join(10)
+
+    assert not stopper.is_alive()
+    assert factory.states(job.id, waiting.id) == ["completed", "available"]
+    assert not oban.running
+
+
+def test_a_job_that_takes_too_long_is_handed_back_unspent(held, gate, factory, probe):
+    oban, job = held
+
+    assert oban.stop(grace=0.1) is False
+
+    row = factory.row(job.id)
+
+    assert (row["state"], row["attempt"]) == ("available", 0)
+    assert [item.id for item in probe.next("oban.producer.release")["jobs"]] == [job.id]
+
+    # What the abandoned run comes to later changes nothing.
+    gate.release.set()
+    probe.next("oban.job.stop")
+
+    assert factory.row(job.id) == row
+
+
+def test_a_job_handed_back_wakes_the_other_nodes(held, make_oban, probe, gate):
+    oban, job = held
+    make_oban(name="Other", queues={"alpha": 1}, stager={"interval": 1000}).start()
+    probe.next("oban.notifier.connected")
+    oban.stop(grace=0.0)
+
+    again = probe.next("oban.job.start", within=10)["job"]
+
+    while again.attempted_by == []:
+        again = probe.next("oban.job.start", within=10)["job"]
+
+    assert again.id == job.id
+    gate.release.set()
+
+
+def test_a_second_stop_shortens_the_grace_of_the_first(held, gate, factory):
+    oban, job = held
+    stopper = threading.Thread(target=lambda: oban.stop(grace=1000))
+    stopper.start()
+    oban.stop(grace=0)
+    stopper.join(10)
+
+    assert not stopper.is_alive()
+    assert factory.states(job.id) == ["available"]
+
+
+def test_stop_is_safe_before_the_start_and_twice(make_oban):
+    oban = make_oban(queues={"alpha": 1})
+
+    assert oban.stop() is True
+    assert oban.start().running
+    assert oban.stop() is True
+    assert oban.stop() is True
+
+
+def test_an_oban_can_be_started_again(make_oban, probe):
+    oban = make_oban(queues={"alpha": 1})
+
+    for _ in range(3):
+        oban.start()
+        Echo.enqueue()
+        probe.next("oban.job.stop")
+        oban.stop()
+
+
+def test_enqueueing_after_the_stop_says_what_to_do(make_oban):
+    oban = make_oban()
+    Echo.enqueue()
+    oban.stop()
+
+    with pytest.raises(NotRunningError, match="stopped"):
+        Echo.enqueue()
+
+
+def test_a_connection_of_the_caller_may_enqueue_after_the_stop(make_oban, dsn, conn, factory):
+    make_oban().stop()
+    Echo.enqueue(conn=conn)
+
+    assert factory.count() == 1
+
+
+def test_the_context_manager_starts_and_stops(make_oban, probe):
+    with make_oban(queues={"alpha": 1}) as oban:
+        assert oban.running
+        Echo.enqueue()
+        probe.next("oban.job.stop")
+
+    assert not oban.running
+
+
+def test_no_outcome_is_lost_when_a_busy_node_stops(make_oban, factory, probe):
+    oban = make_oban(queues={"alpha": 10})
+    oban.enqueue_many(Echo.new({"n": n}) for n in range(3_000))
+    oban.start()
+    probe.next("oban.job.stop")
+
+    assert oban.stop() is True
+    assert factory.count(state="executing") == 0
+    assert factory.count(state="completed") + factory.count(state="available") == 3_000
+    assert factory.count(attempt=1) == factory.count(state="completed") > 0
+
+
+def test_the_stop_order_lets_the_notifier_end_last_and_the_producers_quiet_first(
+    make_oban, monkeypatch
+):
+    from oban_sync.runtime.notifier import Notifier
+    from oban_sync.runtime.producer import Producer
+    from oban_sync.runtime.stager import Stager
+
+    calls = []
+
+    for cls, method in (
+        (Producer, "quiet"),
+        (Stager, "request_stop"),
+        (Producer, "drain"),
+        (Notifier, "request_stop"),
+    ):
+        original = getattr(cls, method)
+
+        def spy(self, *args, _name=f"{cls.__name__}.{method}", _original=original, **kwargs):
+            calls.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, method, spy)
+
+    make_oban(queues={"alpha": 1}).start().stop()
+
+    assert calls == [
+        "Producer.quiet",
+        "Stager.request_stop",
+        "Producer.drain",
+        "Notifier.request_stop",
+    ]
+
+
+def test_a_slow_drain_that_outlives_two_stager_intervals_still_writes_its_outcome(
+    held, gate, factory
+):
+    oban, job = held
+
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(oban.stop, 30)
+        # The stager has ended by the time the producers drain; the outcome goes its way without it.
+        deadline = time.monotonic() + 5
+        while any(item.name == "oban-stager" for item in threading.enumerate()):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+
+        gate.release.set()
+
+        assert stopped.result(10) is True
+
+    assert factory.states(job.id) == ["completed"]
+
+
+def test_racing_starts_and_stops_end_with_nothing_running(make_oban):
+    oban = make_oban(queues={"alpha": 2, "beta": 1})
+    failures = []
+
+    def act(target):
+        try:
+            target()
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(5):
+        targets = [oban.start, oban.stop, oban.start, lambda: oban.stop(grace=0), oban.start]
+        random.shuffle(targets)
+        threads = [threading.Thread(target=act, args=(target,)) for target in targets]
+
+        for thread in threads:
+            thread.start()
+
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    oban.stop()
+
+    assert not oban.running
+    assert failures == []

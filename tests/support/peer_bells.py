@@ -1,0 +1,34 @@
+"""What those hear who LISTEN for new jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+Bells = Callable[[], list[Any]]
+
+
+@contextmanager
+def listening(dsn: str, prefix: str) -> Iterator[Bells]:
+    """Gives a function that tells what was heard since it was last called, decoded."""
+    channel = f"{prefix}.oban_insert"
+
+    with psycopg.connect(dsn, autocommit=True) as listener:
+        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+        def bells() -> list[Any]:
+            # Notifications come in the order of commits, so before this one nothing is missing.
+            listener.execute("SELECT pg_notify(%s, 'the end')", [channel])
+            heard = [note.payload for note in listener.notifies(timeout=0)]
+
+            while "the end" not in heard:
+                heard += [note.payload for note in listener.notifies(timeout=5, stop_after=1)]
+
+            return [json.loads(payload) for payload in heard if payload != "the end"]
+
+        yield bells
