@@ -220,15 +220,13 @@ class Server:
             return
 
         try:
-            # Not left to closing: the copy in a forked child would keep the server running.
-            unlock(users)
-
             if last is None:
                 last = self._cluster.is_mine() if sys.platform == "win32" else lock(users)
 
             if last:
                 self._cluster.bring_down("fast")
         finally:
+            # Not left to closing: a forked child has a copy, and would count as a user for it.
             unlock(users)
             os.close(users)
 

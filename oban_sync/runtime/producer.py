@@ -27,6 +27,9 @@ log = logging.getLogger("oban_sync.runtime")
 #: Seconds between looks at the queue without any reason; the stager's wakes make it a formality.
 IDLE_INTERVAL = 30.0
 
+#: Seconds a stop waits for threads whose jobs were handed back, in case they are about to end.
+LINGER = 0.5
+
 
 class Producer(Loop):
     """Run one queue on this node.
@@ -72,7 +75,8 @@ class Producer(Loop):
 
     def join(self, deadline: float) -> bool:
         """As `Loop.join`, with the threads of jobs that have ended."""
-        return super().join(deadline) and self._slots.join(deadline)
+        # Slots without a job end at once; the others have been given up, and may never end.
+        return super().join(deadline) and self._slots.join(min(deadline, time.monotonic() + LINGER))
 
     @property
     def finished(self) -> bool:
@@ -146,9 +150,9 @@ class Producer(Loop):
                 self._slots.submit(job, running=len(self._running))
             except RuntimeError as error:
                 self._quiet = True
-                log.warning("queue %r takes no more jobs: %s", self.queue.name, error)
+                log.info("queue %r takes no more jobs: %s", self.queue.name, error)
                 self._running.update(jobs[index:])
-                self._hand_back(jobs[index:])
+                self._hand_back(jobs[index:], level=logging.INFO)
                 break
 
     def _reconcile(self) -> None:
@@ -165,12 +169,13 @@ class Producer(Loop):
                 "queue %r handed back %d jobs whose fetch was cut off", self.queue.name, len(back)
             )
 
-    def _hand_back(self, jobs: list[Job]) -> None:
+    def _hand_back(self, jobs: list[Job], *, level: int = logging.WARNING) -> None:
         with self._db.session() as tx:
             count = ack.release(tx, jobs, owner=self.uuid)
 
         self._running.difference_update(jobs)
-        log.warning(
+        log.log(
+            level,
             "queue %r handed back %d unfinished jobs: %s",
             self.queue.name,
             count,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from threading import Thread, current_thread
+from threading import Event, Thread, current_thread
 
 from oban_sync.core.job import Job
 
@@ -47,7 +47,9 @@ class Slots:
             RuntimeError: The interpreter is ending, and gives no more threads.
         """
         if running > self._serving:
-            self._executor.submit(self._serve)
+            submitted = Event()
+            self._executor.submit(self._serve, submitted)
+            submitted.set()
             self._serving += 1
 
         self._jobs.put(job)
@@ -69,9 +71,11 @@ class Slots:
 
         return not any(thread.is_alive() for thread in threads)
 
-    def _serve(self) -> None:
+    def _serve(self, submitted: Event) -> None:
         thread = current_thread()
         self._threads.append(thread)
+        # The executor registers a thread after starting it: before that, nothing can be undone.
+        submitted.wait()
         _leave_to_its_fate(thread)
 
         while (job := self._jobs.get()) is not None:

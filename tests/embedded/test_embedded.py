@@ -58,6 +58,7 @@ elif order == "fork and stop":
         signal.pause()
     server.stop()
     print("stopped", flush=True)
+    sys.stdin.readline()
     os.kill(child, signal.SIGKILL)
     os.wait()
 """
@@ -422,15 +423,20 @@ def test_a_forked_child_does_not_stop_the_server_at_its_exit(user: Callable[...,
     assert not is_up(dsn)
 
 
-def test_a_forked_child_that_lives_on_does_not_keep_the_server_up(
-    user: Callable[..., User],
+def test_a_forked_child_that_lives_on_is_not_a_user(
+    server: Server, user: Callable[..., User]
 ) -> None:
     other = user()
     _, dsn = other.started()
     other.told("fork and stop")
-
     assert other.heard() == "stopped"
     assert not is_up(dsn)
+
+    assert server.start() == dsn
+    server.stop()
+    assert not is_up(dsn)
+
+    other.ends()
 
 
 def test_a_failed_start_beside_a_running_user_leaves_the_server_up(
@@ -515,6 +521,22 @@ def test_a_stale_postmaster_pid_that_names_another_program_is_seen_through(
 
         server.stop()
         assert bystander.poll() is None
+
+
+def test_a_copied_directory_gets_a_server_of_its_own(
+    server: Server, path: Path, place: Path
+) -> None:
+    server.start()
+    server.stop()
+    subprocess.run(["cp", "-a", path, place / "copy"], check=True)
+    dsn = server.start()
+    # As if it was copied while the server ran: the copy tells of the original's server.
+    note = "data/postmaster.pid"
+    subprocess.run(["cp", "-a", path / note, place / "copy" / note], check=True)
+
+    with Server(place / "copy", settings={"fsync": "off"}) as other:
+        assert port_of(other) != port_of(dsn)
+        assert is_up(other)
 
 
 def test_a_process_that_is_not_the_server_is_never_taken_for_it(server: Server, path: Path) -> None:

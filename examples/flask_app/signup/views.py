@@ -24,7 +24,7 @@ def form() -> ResponseReturnValue:
 def signup() -> ResponseReturnValue:
     email = request.form.get("email", "").strip().lower()
 
-    if not (email.isprintable() and re.fullmatch(r"[^\s@]+@[^\s@]+", email)):
+    if not (email.isprintable() and re.fullmatch(r"[^\s@]{1,64}@[^\s@]{1,255}", email)):
         return _form_again(email, "That is no email address."), 400
 
     try:
@@ -32,9 +32,7 @@ def signup() -> ResponseReturnValue:
     except IntegrityError:
         db.session.rollback()
 
-        return render_template(
-            "form.html", email=email, error=f"{email} has signed up before."
-        ), 409
+        return _form_again(email, f"{email} has signed up before."), 409
 
     return redirect(url_for("signup.users"), 303)
 
