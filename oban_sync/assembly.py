@@ -9,8 +9,16 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync.core.config import Config
 from oban_sync.embedded import Server
-from oban_sync.engine.connections import LazyPool, open_application_pool, open_loop_pool
-from oban_sync.engine.session import Db
+from oban_sync.engine import migrations
+from oban_sync.engine.connections import (
+    LazyPool,
+    connect,
+    conninfo_of,
+    open_application_pool,
+    open_loop_pool,
+    why_unavailable,
+)
+from oban_sync.engine.session import Db, Tx, translated
 from oban_sync.runtime.notifier import Notifier
 from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.stager import Stager
@@ -50,7 +58,19 @@ class Assembly:
     @property
     def db(self) -> Db:
         """The application pool, for the library's statements."""
-        return Db(self.pool, self.config.prefix)
+        pool = self.pool
+
+        return Db(pool, self.config.prefix, reason=lambda: why_unavailable(pool))
+
+    def verify(self) -> None:
+        """Check the tables, through a connection of its own: its errors say what is wrong at once.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL could not be reached.
+            SchemaError: The tables are missing or too old.
+        """
+        with translated(), connect(self._conninfo(), application_name="oban-sync: verify") as conn:
+            migrations.verify(Tx(conn, self.config.prefix))
 
     def build(self) -> Supervisor:
         """Make the parts that run; nothing of them is started."""
@@ -108,9 +128,7 @@ class Assembly:
     def _conninfo(self) -> str:
         """Where PostgreSQL is; starts the embedded one when that is what was asked for."""
         if self.config.pool is not None:
-            conninfo = self.config.pool.conninfo
-
-            return str(conninfo() if callable(conninfo) else conninfo)
+            return conninfo_of(self.config.pool)
 
         if not self.config.conninfo.startswith(EMBEDDED):
             return self.config.conninfo

@@ -15,11 +15,11 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync import settings
 from oban_sync.assembly import Assembly
-from oban_sync.core import instances
+from oban_sync.core import instances, worker
 from oban_sync.core.config import StagerConfig, mask
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.core.job import Job
-from oban_sync.engine import connections, migrations
+from oban_sync.engine import connections
 from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.session import Db
 from oban_sync.runtime import drainer, foreground
@@ -165,7 +165,10 @@ class Oban:
 
         if started:
             atexit.register(self.stop)
-            log.info("%r started", self)
+            log.info("%r started; workers: %s", self, ", ".join(worker.names()) or "none")
+
+            if not worker.names():
+                log.warning("no worker is registered, so every job will fail; import some")
 
         return self
 
@@ -214,9 +217,9 @@ class Oban:
         if not self._config.queues:
             raise ConfigError("queues", 'there is nothing to run; give queues={"default": 10}')
 
-        self.start()
-
-        return foreground.run_until_signal(self.stop, lambda: self._lifecycle.hasten(grace=0.0))
+        return foreground.run_until_signal(
+            self.start, self.stop, lambda: self._lifecycle.hasten(grace=0.0)
+        )
 
     @property
     def running(self) -> bool:
@@ -399,8 +402,7 @@ class Oban:
         for module in self._config.imports:
             importlib.import_module(module)
 
-        with self._assembly.db.session() as tx:
-            migrations.verify(tx)
+        self._assembly.verify()
 
         return self._assembly.build() if self._config.queues else None
 

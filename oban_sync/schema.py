@@ -23,7 +23,7 @@ from typing import Any
 
 import psycopg
 
-from oban_sync.core.config import check_prefix
+from oban_sync.core.config import check_prefix, without_driver
 from oban_sync.core.errors import SchemaError
 from oban_sync.engine import connections, migrations
 from oban_sync.engine.session import Tx, translated
@@ -155,7 +155,7 @@ def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[T
             return
 
         with (
-            connections.connect(conn, application_name="oban-sync: schema") as own,
+            connections.connect(without_driver(conn), application_name="oban-sync: schema") as own,
             own.transaction(),
         ):
             yield Tx(own, prefix)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,15 +35,7 @@ def resolve(given: Mapping[str, object]) -> Config:
 
     options.update({key: value for key, value in given.items() if value is not None})
 
-    if isinstance(options.get("conninfo"), str):
-        options["conninfo"] = without_driver(str(options["conninfo"]))
-
     return Config.checked(options)
-
-
-def without_driver(conninfo: str) -> str:
-    """A URL as SQLAlchemy writes it (``postgresql+psycopg://``), as libpq reads it."""
-    return re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", conninfo)
 
 
 def _from_environment() -> dict[str, Any]:

@@ -18,7 +18,6 @@ from oban_sync.cli.options import (
     told_plainly,
     warn_of_password,
 )
-from oban_sync.core import worker
 from oban_sync.core.errors import ConfigError, nearest
 from oban_sync.oban import Oban
 
@@ -100,20 +99,7 @@ def start(
 
     telemetry.log.attach()
     log.info("oban-sync %s, pid %d", __version__, os.getpid())
-    oban.start()
-
-    if names := worker.names():
-        log.info("workers: %s", ", ".join(names))
-    else:
-        log.warning("no worker is registered, so every job will fail; use --app or --import")
-
     oban.run()
-
-    # Not sys.exit: threads of jobs that did not return must not keep the process alive.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _load(path: str) -> Oban:

@@ -192,6 +192,11 @@ def mask(conninfo: str) -> str:
     return text
 
 
+def without_driver(conninfo: str) -> str:
+    """A URL as SQLAlchemy writes it (``postgresql+psycopg://``), as libpq reads it."""
+    return re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", conninfo)
+
+
 def new_identity() -> str:
     """A fresh uuid for one start of one node or producer: never a host name or pid."""
     return str(uuid.uuid4())
@@ -246,7 +251,7 @@ def _check_conninfo(option: str, value: object) -> str:
             option, f"a {kind} is not allowed; give a libpq string or URL, or embedded:PATH"
         )
 
-    return value
+    return without_driver(value)
 
 
 def _check_pool(option: str, value: object) -> object:

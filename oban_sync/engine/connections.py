@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
+from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.engine.session import translate
 from oban_sync.engine.statements import positional
@@ -40,7 +41,6 @@ LOOP_SETTINGS: Mapping[str, str] = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    "datestyle": "ISO",
     "statement_timeout": "10s",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
@@ -48,8 +48,17 @@ LOOP_SETTINGS: Mapping[str, str] = {
 
 
 def transport(conninfo: str) -> dict[str, Any]:
-    """Connection parameters that the conninfo does not set itself."""
-    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    """Connection parameters that the conninfo does not set itself.
+
+    Raises:
+        ConfigError: It is no conninfo; the driver's own words would show a password in it.
+    """
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise ConfigError(
+            "conninfo", f"{shown(mask(conninfo))} is neither a libpq string nor a URL"
+        ) from None
 
     return {key: value for key, value in TRANSPORT.items() if key not in given}
 
@@ -102,6 +111,31 @@ def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any
         # up to minutes, and work has to resume within seconds of PostgreSQL's return.
         reconnect_timeout=2.0,
         open=True,
+    )
+
+
+def conninfo_of(pool: ConnectionPool[Any]) -> str:
+    """The conninfo a pool connects by, with what its keyword arguments add to it."""
+    given = pool.conninfo
+    base = str(given() if callable(given) else given)
+    extra = pool.kwargs() if callable(pool.kwargs) else pool.kwargs or {}
+    known = {info.keyword.decode() for info in psycopg.pq.Conninfo.get_defaults()}
+
+    return psycopg.conninfo.make_conninfo(
+        base, **{key: value for key, value in extra.items() if key in known}
+    )
+
+
+def why_unavailable(pool: ConnectionPool[Any]) -> str:
+    """Why a pool gave no connection: PostgreSQL's own words, or that all are in use."""
+    try:
+        connect(conninfo_of(pool), application_name="oban-sync: probe").close()
+    except psycopg.Error as error:
+        return str(error).strip()
+
+    return (
+        f"PostgreSQL is there, but all {pool.max_size} connections are in use; "
+        "keep them for a shorter time, or raise pool_size"
     )
 
 

@@ -6,7 +6,7 @@ the application works the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, tuple_row
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
 from oban_sync.engine.statements import statement
@@ -61,11 +61,20 @@ class Db:
         pool: Connections in autocommit mode, or the application's own.
         schema: The schema of the tables.
         timeout: Seconds to wait for a connection.
+        reason: Finds out why there was none, for the error; it may take a while.
     """
 
-    def __init__(self, pool: ConnectionPool[Any], schema: str, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool[Any],
+        schema: str,
+        *,
+        timeout: float = 5.0,
+        reason: Callable[[], str] | None = None,
+    ) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._reason = reason
         self.schema = schema
 
     @contextmanager
@@ -76,7 +85,7 @@ class Db:
             DatabaseUnavailableError: There is no connection to be had, or it broke.
             SchemaError: A table is missing.
         """
-        with translated(), self._pool.connection(timeout=self._timeout) as conn:
+        with self._explained(), translated(), self._pool.connection(self._timeout) as conn:
             yield Tx(conn, self.schema)
 
     @contextmanager
@@ -92,8 +101,8 @@ class Db:
         Raises:
             DatabaseUnavailableError: There is no connection to be had.
         """
-        with translated():
-            conn = self._pool.getconn(timeout=self._timeout)
+        with self._explained(), translated():
+            conn = self._pool.getconn(self._timeout)
 
         try:
             # Commits or rolls back what the pool's owner may have set to be no autocommit.
@@ -101,6 +110,19 @@ class Db:
                 yield conn
         finally:
             self._pool.putconn(conn)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseUnavailableError as error:
+            if self._reason is None or not isinstance(error.__cause__, PoolTimeout):
+                raise
+
+            # The pool only says that it has waited; what it waited for is what helps.
+            raise DatabaseUnavailableError(
+                f"no connection within {self._timeout:g} s: {self._reason()}"
+            ) from error
 
 
 @contextmanager

@@ -9,7 +9,8 @@
 --   shunned  bigint[] as text     jobs that could not be taken before
 --
 -- Gives: acked (how many of the finished jobs were still ours), and the taken jobs' columns. One row
--- without a job when none was taken. Unordered: RETURNING keeps no order.
+-- without a job when none was taken. Unordered: RETURNING keeps no order. Times go through to_json
+-- because plain text would follow the session's DateStyle.
 --
 -- state::text keeps the planner off the index on executing jobs, which is all dead entries. The
 -- subselect in ARRAY() runs once and leaves the planner no join to get wrong.
@@ -51,9 +52,9 @@ taken AS (
         job.attempt,
         job.max_attempts,
         job.priority,
-        job.inserted_at::text,
-        job.scheduled_at::text,
-        job.attempted_at::text
+        to_json(job.inserted_at) #>> '{}' AS inserted_at,
+        to_json(job.scheduled_at) #>> '{}' AS scheduled_at,
+        to_json(job.attempted_at) #>> '{}' AS attempted_at
 )
 SELECT acked.count, taken.*
 FROM (SELECT count(*) FROM acked) AS acked

@@ -25,13 +25,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STOPPED = 0
 
 
-def run_until_signal(stop: Callable[[], object], hasten: Callable[[], object]) -> int:
-    """Block until a signal has come and the stop it asked for is done; return the signal's number.
+def run_until_signal(
+    start: Callable[[], object], stop: Callable[[], object], hasten: Callable[[], object]
+) -> int:
+    """Start, block until a signal comes, and stop; return the signal's number.
+
+    A signal that comes during the start counts: what was started is stopped as it should be.
 
     Handlers that were installed before are put back at the end. Call it on the main thread: Python
     delivers signals there and nowhere else.
 
     Args:
+        start: Called first; what it raises is passed on.
         stop: Stops gracefully; called once, on a thread of its own.
         hasten: Cuts the stop's grace short; called when a second signal comes.
 
@@ -42,6 +47,7 @@ def run_until_signal(stop: Callable[[], object], hasten: Callable[[], object]) -
         raise NotRunningError("run() waits for signals, so call it on the main thread")
 
     with _mailbox() as (inbox, outbox):
+        start()
         first = _next(inbox)
         log.info("received %s, stopping; again to hand jobs back at once", _name(first))
         stopping = Thread(target=_stop, args=(stop, outbox), name="oban-stop", daemon=True)

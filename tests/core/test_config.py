@@ -161,3 +161,14 @@ def test_configure_changes_options_and_keeps_the_others():
 
     with pytest.raises(ConfigError, match="quues"):
         oban.configure(quues=1)
+
+
+def test_a_conninfo_that_cannot_be_read_is_told_without_its_password():
+    from oban_sync.engine.connections import transport
+
+    for text in ("mysql+x:pass=1://u:s3cret@h/d", "hots=h password=s3cret"):
+        with pytest.raises(ConfigError) as caught:
+            transport(text)
+
+        assert "s3cret" not in str(caught.value)
+        assert caught.value.__cause__ is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -251,7 +253,12 @@ def test_workers_of_a_script_are_named_as_other_processes_import_them(tmp_path, 
     )
     command = [str(script)] if how == "file" else ["-m", "shop.jobs"]
     done = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert done.stdout.strip() == ("jobs.pack" if how == "file" else "shop.jobs.pack")

@@ -439,17 +439,26 @@ def test_a_forked_child_that_lives_on_is_not_a_user(
     other.ends()
 
 
-def test_a_failed_start_beside_a_running_user_leaves_the_server_up(
-    server: Server, path: Path
-) -> None:
+def test_a_start_that_fails_takes_the_server_from_nobody(server: Server, path: Path) -> None:
     dsn = server.start()
     (path / "password").rename(path / "mislaid")
 
-    with pytest.raises(EmbeddedServerError, match="password is missing"):
-        Server(path).start()
+    for one in (server, Server(path)):
+        with pytest.raises(EmbeddedServerError, match="password is missing"):
+            one.start()
 
     (path / "mislaid").rename(path / "password")
+
+    with Server(path):
+        assert is_up(dsn)
+
     assert is_up(dsn)
+
+
+def test_an_interrupt_from_the_terminal_does_not_reach_the_server(server: Server) -> None:
+    server.start()
+
+    assert os.getsid(server.pid) != os.getsid(0)
 
 
 # Faults.

@@ -188,6 +188,30 @@ def test_a_second_signal_hands_jobs_back_at_once(spawn, factory):
     assert factory.states(job) == ["available"]
 
 
+def test_a_signal_during_the_start_stops_gracefully_too(spawn, factory):
+    job = factory.job(queue="alpha", worker="shop.Slow", args={"seconds": 0.5})
+    process = spawn("-m", "oban_sync", "start", "--app", "shop:oban")
+
+    while "started" not in process.stderr.readline():
+        assert process.poll() is None
+
+    process.send_signal(signal.SIGTERM)
+    returncode, out, err = end_of(process)
+
+    assert returncode == 0
+    assert factory.states(job)[0] in ("completed", "available")
+
+
+def test_exit_handlers_of_the_application_run(spawn, folder):
+    with (folder / "shop.py").open("a") as file:
+        file.write("\nimport atexit; atexit.register(print, 'farewell', flush=True)\n")
+
+    process = start_worker(spawn)
+    process.send_signal(signal.SIGTERM)
+
+    assert end_of(process)[:2] == (0, "farewell\n")
+
+
 def test_a_third_signal_ends_the_process(spawn, factory, monkeypatch):
     # The stop is held up for good, so that only the third signal can end it.
     code = (
@@ -202,10 +226,6 @@ def test_a_third_signal_ends_the_process(spawn, factory, monkeypatch):
     process = spawn("-c", code)
     assert process.stdout.readline() == "up\n"
 
-    while "started" not in process.stderr.readline():
-        assert process.poll() is None
-
-    # run() installs its handlers right after the start.
     for words in ("received SIGTERM", "again", "third"):
         deadline = time.monotonic() + 10
         eventually(lambda: handles_sigterm(process.pid))

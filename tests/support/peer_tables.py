@@ -5,6 +5,8 @@ Written from a description of what those tables look like, not from their makers
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -216,3 +218,17 @@ def _begin(conn: psycopg.Connection[Any], schema: str, labels: tuple[str, ...]) 
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(name))
     conn.execute(sql.SQL("SET LOCAL search_path TO {}").format(name))
     conn.execute(sql.SQL("CREATE TYPE oban_job_state AS ENUM ({})").format(states))
+
+
+#: Every kind of table that an installation of ours may find, and join.
+PEERS: dict[str, Callable[[psycopg.Connection[Any], str], None]] = {
+    **{
+        f"Elixir v{version}": partial(make_elixir, version=version)
+        for version in ELIXIR_VERSIONS
+        if version > 8
+    },
+    "Elixir v14 with its states in another order": partial(
+        make_elixir, version=14, labels=tuple(reversed((*LABELS, "suspended")))
+    ),
+    "oban-py": make_oban_py,
+}
