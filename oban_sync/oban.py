@@ -58,7 +58,7 @@ class Oban:
 
     Example:
         >>> oban = Oban("postgresql://localhost/app", queues={"default": 10}).start()
-        >>> oban.stop()
+        >>> ended = oban.stop()
     """
 
     def __init__(
@@ -304,8 +304,8 @@ class Oban:
 
         Example:
             >>> with oban.connection() as conn, conn.transaction():
-            ...     conn.execute("INSERT INTO users (email) VALUES ('a@example.com')")
-            ...     MailerWorker.enqueue({"to": "a@example.com"})
+            ...     user = conn.execute("INSERT INTO users VALUES ('a@example.com')")
+            ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
         """
         with self._db().borrowed() as conn, connections.bound(self, conn):
             yield conn
@@ -342,7 +342,7 @@ class Oban:
 
         Example:
             >>> with oban.bind(session):
-            ...     MailerWorker.enqueue({"to": "a@example.com"})
+            ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
         """
         connections.check(conn)
 

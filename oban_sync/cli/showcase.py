@@ -24,6 +24,7 @@ from oban_sync import (
     Job,
     Oban,
     Record,
+    SchemaError,
     Snooze,
     Worker,
     current_job,
@@ -161,6 +162,8 @@ def show(dsn: str | None, burst: int) -> bool:
 
     if dsn is None:
         _say("Stopped PostgreSQL and removed its folder.")
+    else:
+        _say(f"Removed schema {PREFIX}.")
 
     return finished
 
@@ -168,13 +171,17 @@ def show(dsn: str | None, burst: int) -> bool:
 @contextmanager
 def _database(dsn: str | None) -> Iterator[str]:
     if dsn is not None:
-        schema.install(dsn, prefix=PREFIX)
+        with Oban(dsn, name=NAME).connection() as conn:
+            _refuse_leftovers(conn)
+            schema.install(conn, prefix=PREFIX)
+
         _say(f"Installed the tables in schema {PREFIX} of {mask(dsn)}.")
 
         try:
             yield dsn
         finally:
-            schema.uninstall(dsn, prefix=PREFIX)
+            with Oban(dsn, name=NAME) as oban, oban.connection() as conn:
+                conn.execute(f"DROP SCHEMA {PREFIX} CASCADE")
 
         return
 
@@ -190,6 +197,16 @@ def _database(dsn: str | None) -> Iterator[str]:
             yield conninfo
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_leftovers(conn: Any) -> None:
+    [(found,)] = conn.execute("SELECT to_regnamespace(%s) IS NOT NULL", [PREFIX]).fetchall()
+
+    if found:
+        raise SchemaError(
+            f"there is a schema {PREFIX} already, perhaps of a demo that was killed; "
+            f"if nothing in it is needed, DROP SCHEMA {PREFIX} CASCADE"
+        )
 
 
 def _enqueue(oban: Oban) -> int:

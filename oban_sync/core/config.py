@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.options import check_name
@@ -180,16 +179,8 @@ def mask(conninfo: str) -> str:
     """A conninfo that may be shown: passwords replaced by ``***``."""
     text = re.sub(r"(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", conninfo)
 
-    if "://" in text:
-        try:
-            password = urlsplit(text).password
-        except ValueError:
-            return "***"
-
-        if password:
-            text = text.replace(f":{password}@", ":***@", 1)
-
-    return text
+    # Up to the last @, so that one inside the password cannot end it; too much is no harm here.
+    return re.sub(r"(://[^:/\s]*):\S*@", r"\1:***@", text)
 
 
 def without_driver(conninfo: str) -> str:

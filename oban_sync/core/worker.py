@@ -262,7 +262,7 @@ class JobFunction(Generic[P, R]):
             InvalidJobError: An option is unknown or wrong.
 
         Example:
-            >>> add.options(priority=3, schedule_in=60).enqueue(1, 2)
+            >>> stored = add.options(priority=3, schedule_in=60).enqueue(1, 2)
         """
         other: JobFunction[P, R] = object.__new__(JobFunction)
         update_wrapper(other, self._function)

@@ -310,9 +310,9 @@ def test_settings_reach_the_server(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["port", "LISTEN_ADDRESSES", "unix_socket_directories"])
-def test_a_setting_that_would_move_the_server_is_refused(path: Path, name: str) -> None:
+def test_a_setting_that_would_move_the_server_is_refused(fresh: Path, name: str) -> None:
     with pytest.raises(EmbeddedServerError, match=name.lower()):
-        Server(path, settings={name: "1"})
+        Server(fresh, settings={name: "1"})
 
 
 def test_a_start_that_fails_tells_the_end_of_the_log_and_leaves_nothing(path: Path) -> None:
