@@ -171,7 +171,7 @@ def show(dsn: str | None, burst: int) -> bool:
 @contextmanager
 def _database(dsn: str | None) -> Iterator[str]:
     if dsn is not None:
-        with Oban(dsn, name=NAME).connection() as conn:
+        with _connected(dsn) as conn:
             _refuse_leftovers(conn)
             schema.install(conn, prefix=PREFIX)
 
@@ -180,7 +180,7 @@ def _database(dsn: str | None) -> Iterator[str]:
         try:
             yield dsn
         finally:
-            with Oban(dsn, name=NAME) as oban, oban.connection() as conn:
+            with _connected(dsn) as conn:
                 conn.execute(f"DROP SCHEMA {PREFIX} CASCADE")
 
         return
@@ -197,6 +197,17 @@ def _database(dsn: str | None) -> Iterator[str]:
             yield conninfo
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[Any]:
+    client = Oban(dsn, name=NAME)
+
+    try:
+        with client.connection() as conn:
+            yield conn
+    finally:
+        client.stop()
 
 
 def _refuse_leftovers(conn: Any) -> None:
