@@ -59,27 +59,56 @@ def ack_singly(db: Db, outcomes: Iterable[Outcome], *, owner: str) -> set[int]:
     return written
 
 
-def release(tx: Tx, jobs: Sequence[Job], *, owner: str) -> int:
+def release(db: Db, jobs: Sequence[Job], *, owner: str) -> int:
     """Hand back jobs that were started but not finished; their attempt is not spent.
+
+    One that PostgreSQL refuses to hand back is logged, and stays executing.
 
     Returns:
         How many were handed back; the others were not this producer's any more.
+
+    Raises:
+        DatabaseUnavailableError: The connection was lost; some may have been handed back.
     """
-    ids, fences = arrays(jobs)
+    try:
+        with db.session() as tx:
+            return _release(tx, jobs, owner)
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
 
-    return len(
-        tx.tuples("job_release", ids=ids, fences=fences, owner=owner, channel=tx.channel("insert"))
-    )
+        if len(jobs) == 1:
+            log.error("PostgreSQL refused to hand back %r: %s", jobs[0], error)
+
+            return 0
+
+    return sum(release(db, [job], owner=owner) for job in jobs)
 
 
-def reconcile(tx: Tx, *, queue: str, owner: str, known: Iterable[int]) -> list[int]:
+def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[int]) -> list[int]:
     """Hand back jobs the table says this producer runs, but which it does not know.
 
-    They were taken by a fetch whose reply was lost with its connection.
+    They were taken by a fetch whose reply was lost with its connection. When PostgreSQL refuses it,
+    that is logged, and they stay executing.
+
+    Returns:
+        The ids of those handed back.
+
+    Raises:
+        DatabaseUnavailableError: The connection was lost; try again.
     """
-    return [
-        row[0] for row in tx.tuples("job_reconcile", queue=queue, owner=owner, known=array(known))
-    ]
+    try:
+        with db.session() as tx:
+            found = tx.tuples("job_reconcile", queue=queue, owner=owner, known=array(known))
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
+
+        log.error("PostgreSQL refused to hand back jobs of queue %r: %s", queue, error)
+
+        return []
+
+    return [row[0] for row in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +168,13 @@ def is_refusal(error: psycopg.Error) -> bool:
             psycopg.NotSupportedError,
         ),
     )
+
+
+def _release(tx: Tx, jobs: Sequence[Job], owner: str) -> int:
+    ids, fences = arrays(jobs)
+    channel = tx.channel("insert")
+
+    return len(tx.tuples("job_release", ids=ids, fences=fences, owner=owner, channel=channel))
 
 
 def _ack(tx: Tx, rows: list[dict[str, Any]], owner: str) -> set[int]:

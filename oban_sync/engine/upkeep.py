@@ -38,24 +38,41 @@ def stage(db: Db, queues: list[str], *, most: int, shunned: set[int]) -> Staged:
         if not ack.is_refusal(error):
             raise
 
-    return _stage_one(db, queues, shunned)
+    return _stage_in_parts(db, queues, most, shunned)
 
 
-def _stage_one(db: Db, queues: list[str], shunned: set[int]) -> Staged:
+def _stage_in_parts(db: Db, queues: list[str], most: int, shunned: set[int]) -> Staged:
+    """Stage one by one until the job is found that held up the others."""
+    before = len(shunned)
+    count = 0
+    awake: set[str] = set()
+
+    while count < most and len(shunned) == before and (one := _stage_one(db, queues, shunned)):
+        count += one.staged
+        awake.update(one.awake)
+
+    return Staged(count, sorted(awake))
+
+
+def _stage_one(db: Db, queues: list[str], shunned: set[int]) -> Staged | None:
     with db.transaction() as tx:
         head = tx.tuples("job_due_head", queues=queues, shunned=ack.array(shunned))
 
+        if not head:
+            return None
+
         try:
+            # The head's lock is ours, so this stages that one and no other.
             with tx.conn.transaction():
                 return _stage(tx, queues, 1, shunned)
         except psycopg.Error as error:
-            if not head or not ack.is_refusal(error):
+            if not ack.is_refusal(error):
                 raise
 
             shunned.add(head[0][0])
             log.error("job %s cannot be made available, set aside: %s", head[0][0], error)
 
-            return Staged(1, [])
+            return Staged(0, [])
 
 
 def hasten(tx: Tx, queue: str) -> int:

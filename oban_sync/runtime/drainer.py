@@ -43,9 +43,7 @@ def drain(
             try:
                 state = _run(db, claim, job, with_safety=with_safety)
             except BaseException:
-                with db.session() as tx:
-                    ack.release(tx, jobs, owner=claim.owner)
-
+                ack.release(db, jobs, owner=claim.owner)
                 raise
 
             counts[state] += 1

@@ -159,9 +159,7 @@ class Producer(Loop):
         known = [job.id or 0 for job in self._running]
         known += [outcome.job.id or 0 for outcome in self._outcomes]
 
-        with self._db.session() as tx:
-            back = ack.reconcile(tx, queue=self.queue.name, owner=self.uuid, known=known)
-
+        back = ack.reconcile(self._db, queue=self.queue.name, owner=self.uuid, known=known)
         self._unsure = False
 
         if back:
@@ -170,9 +168,7 @@ class Producer(Loop):
             )
 
     def _hand_back(self, jobs: list[Job], *, level: int = logging.WARNING) -> None:
-        with self._db.session() as tx:
-            count = ack.release(tx, jobs, owner=self.uuid)
-
+        count = ack.release(self._db, jobs, owner=self.uuid)
         self._running.difference_update(jobs)
         log.log(
             level,

@@ -8,7 +8,7 @@ import pytest
 
 from oban_sync.core.job import JobState
 from oban_sync.core.outcome import Outcome, Record, Snooze, of_result
-from oban_sync.engine import ack, fetch
+from oban_sync.engine import ack, fetch, upkeep
 
 
 @pytest.fixture
@@ -167,8 +167,7 @@ def test_jobs_of_a_fetch_whose_reply_was_lost_go_back_unspent(db, factory, claim
     lost, known = taken(2)
     [foreign] = taken_by_another(db, factory)
 
-    with db.session() as tx:
-        back = ack.reconcile(tx, queue="default", owner=claim.owner, known=[known.id])
+    back = ack.reconcile(db, queue="default", owner=claim.owner, known=[known.id])
 
     assert back == [lost.id]
     assert factory.states(lost.id, known.id, foreign.id) == ["available", "executing", "executing"]
@@ -185,9 +184,7 @@ def test_jobs_handed_back_are_available_and_their_attempt_is_not_spent(db, facto
     mine, stolen = taken(2)
     factory._conn.execute("UPDATE oban_jobs SET attempted_at = now() WHERE id = %s", [stolen.id])
 
-    with db.session() as tx:
-        assert ack.release(tx, [mine, stolen], owner=claim.owner) == 1
-
+    assert ack.release(db, [mine, stolen], owner=claim.owner) == 1
     assert factory.states(mine.id, stolen.id) == ["available", "executing"]
     assert factory.row(mine.id)["attempt"] == 0
 
@@ -251,6 +248,35 @@ def test_a_job_that_cannot_be_taken_is_set_aside_and_the_queue_goes_on(db, facto
 
     assert [job.id for job in fetch.turn(db, claim, (), 10).jobs] == [later]
     assert factory.states(poison) == ["available"]
+    assert f"job {poison}" in caplog.text
+
+
+def test_a_job_that_cannot_be_handed_back_does_not_keep_its_neighbours(
+    db, factory, claim, taken, caplog
+):
+    first, poison, third = taken(3)
+    refuse(factory, f"NEW.id = {poison.id}")
+
+    assert ack.release(db, [first, poison, third], owner=claim.owner) == 2
+    assert factory.states(first.id, poison.id, third.id) == ["available", "executing", "available"]
+    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == []
+    assert caplog.text.count("refused to hand back") == 2
+
+
+def test_a_row_that_cannot_be_staged_is_set_aside_and_the_others_are_staged(db, factory, caplog):
+    due = {"state": "scheduled", "scheduled_at": "2020-01-01"}
+    ids = [factory.job(**due) for _ in range(20)]
+    poison = ids[13]
+    refuse(factory, f"NEW.id = {poison}")
+    shunned: set[int] = set()
+
+    first = upkeep.stage(db, ["default"], most=100, shunned=shunned)
+    second = upkeep.stage(db, ["default"], most=100, shunned=shunned)
+
+    assert shunned == {poison}
+    assert first.staged + second.staged == 19
+    assert second.awake == ["default"]
+    assert factory.count(state="available") == 19
     assert f"job {poison}" in caplog.text
 
 
