@@ -229,7 +229,9 @@ def run_contender(
     told: dict[str, Any] = json.loads(done.stdout)
 
     if not told.get("finished", True):
-        raise BenchmarkError(f"{name} did not finish within {TIMEOUT:.0f} s\n{done.stderr[-2_000:]}")
+        raise BenchmarkError(
+            f"{name} did not finish within {TIMEOUT:.0f} s\n{done.stderr[-2_000:]}"
+        )
 
     return told
 
@@ -246,8 +248,10 @@ class Facts:
     commit_delay: int
 
     def __str__(self) -> str:
+        changed = " (changed)" if self.dirty else ""
+
         return (
-            f"oban_sync {oban_sync.__version__} at {self.commit}{' (changed)' if self.dirty else ''}, "
+            f"oban_sync {oban_sync.__version__} at {self.commit}{changed}, "
             f"Python {self.python}, PostgreSQL {self.postgres}, {self.cores} cores"
             + (f", commits of {self.commit_delay} us" if self.commit_delay else "")
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib.resources import files
 from typing import Any
@@ -98,11 +99,6 @@ def names_in(message: str, prefix: str, command: str) -> bool:
 # Alone.
 
 
-def test_a_fresh_installation_is_complete(dsn, empty_prefix):
-    assert schema.install(dsn, prefix=empty_prefix) == schema.LATEST
-    assert schema.verify(dsn, prefix=empty_prefix) == schema.LATEST
-
-
 def test_installing_again_changes_nothing_and_keeps_the_jobs(dsn, sight, prefix, factory):
     job = factory.job()
     before = catalog_of(sight, prefix)
@@ -114,25 +110,15 @@ def test_installing_again_changes_nothing_and_keeps_the_jobs(dsn, sight, prefix,
 
 def test_several_installers_at_once_do_it_once(dsn, sight, fresh, empty_prefix):
     start = threading.Barrier(5)
-    done: list[object] = []
 
-    def install() -> None:
+    def install(_: int) -> int:
         start.wait(10.0)
 
-        try:
-            done.append(schema.install(dsn, prefix=empty_prefix))
-        except Exception as error:
-            done.append(error)
+        return schema.install(dsn, prefix=empty_prefix)
 
-    threads = [threading.Thread(target=install) for _ in range(5)]
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(install, range(5))) == [schema.LATEST] * 5
 
-    for thread in threads:
-        thread.start()
-
-    for thread in threads:
-        thread.join(30.0)
-
-    assert done == [schema.LATEST] * 5
     assert catalog_of(sight, empty_prefix) == fresh[0]
 
 
@@ -214,17 +200,20 @@ def test_in_the_public_schema_the_command_needs_no_prefix(dsn):
             attempt(dsn)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "DROP TRIGGER oban_sync_notify_insert ON oban_jobs",
-        "ALTER TABLE oban_jobs DISABLE TRIGGER oban_sync_notify_insert",
-    ],
-)
-def test_a_lost_trigger_is_told_and_mended_by_the_command_that_is_named(dsn, conn, prefix, damage):
+DAMAGES = [
+    "DROP TRIGGER oban_sync_notify_insert ON oban_jobs",
+    "ALTER TABLE oban_jobs DISABLE TRIGGER oban_sync_notify_insert",
+    "DROP TABLE oban_jobs",
+    "DROP TABLE oban_jobs; DROP TYPE oban_job_state",
+    "DROP TABLE oban_sync_migrations",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_told_and_mended_by_the_command_that_is_named(dsn, conn, prefix, damage):
     conn.execute(damage)
 
-    with pytest.raises(SchemaError, match="oban_sync_notify_insert") as told:
+    with pytest.raises(SchemaError, match="is missing") as told:
         schema.verify(dsn, prefix=prefix)
 
     assert names_in(str(told.value), prefix, "install")
@@ -232,6 +221,14 @@ def test_a_lost_trigger_is_told_and_mended_by_the_command_that_is_named(dsn, con
     schema.install(dsn, prefix=prefix)
 
     assert schema.verify(dsn, prefix=prefix) == schema.LATEST
+
+
+@pytest.mark.parametrize("damage", DAMAGES[:-1])
+def test_damaged_tables_can_be_uninstalled(dsn, conn, sight, prefix, damage):
+    conn.execute(damage)
+    schema.uninstall(dsn, prefix=prefix)
+
+    assert catalog_of(sight, prefix) == {}
 
 
 def test_tables_newer_than_the_code_are_good_enough(dsn, conn, prefix):

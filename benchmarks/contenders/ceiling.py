@@ -114,9 +114,7 @@ def _drain_ours(conn: psycopg.pq.abc.PGconn, schema: str, limit: int) -> None:
     }
 
     while True:
-        result = conn.exec_prepared(
-            b"cycle", [params[name] for name in order], None, Format.BINARY
-        )
+        result = conn.exec_prepared(b"cycle", [params[name] for name in order], None, Format.BINARY)
         _check(result)
         last = result.nfields - 1
         taken = range(0 if result.get_value(0, 1) is None else result.ntuples)

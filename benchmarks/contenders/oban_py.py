@@ -1,7 +1,7 @@
-"""Drain a queue with oban-py, set up as its own command line does: uvloop, orjson, its defaults.
+"""Drain a queue with oban-py, set up as its own command line does: uvloop, orjson, defaults.
 
-Runs on oban-py's own Python, so it imports nothing of this project. With ``"install": true`` it only
-makes oban-py's tables, by oban-py's own installer.
+Runs on oban-py's own Python, so it imports nothing of this project. With ``"install": true`` it
+only makes oban-py's tables, by oban-py's own installer.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ async def drain(given: dict[str, Any], pool: Any) -> dict[str, Any]:
 
     used = time.process_time()
 
-    async with oban.Oban(
-        pool=pool, prefix=given["schema"], queues={"default": given["limit"]}
-    ):
+    async with oban.Oban(pool=pool, prefix=given["schema"], queues={"default": given["limit"]}):
         try:
             await asyncio.wait_for(ran_all.wait(), given["timeout"])
             finished = True

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
 from oban_sync.core.errors import ConfigError, shown
@@ -69,11 +69,17 @@ def listened(event: str) -> bool:
 
 
 def emit(event: str, fields: dict[str, Any]) -> None:
-    """Tell the handlers of an event; never raises."""
+    """Tell the handlers of an event.
+
+    Raises nothing, but what asks to end the program on its main thread: a Ctrl-C may come anywhere.
+    """
     for identifier, handler in _handlers.get(event, ()):
         try:
             handler(event, fields)
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception) and current_thread() is main_thread():
+                raise
+
             log.exception("telemetry handler %r failed on %s", identifier, event)
 
 
