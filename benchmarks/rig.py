@@ -23,7 +23,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import oban_sync
-from oban_sync import schema
+from oban_sync import ObanError, schema
 from oban_sync.embedded import Server
 
 HERE = Path(__file__).resolve().parent
@@ -220,6 +220,8 @@ def run_contender(
             capture_output=True,
             timeout=TIMEOUT + 60,
         )
+    except OSError as error:
+        raise BenchmarkError(f"{name} could not be run: {error}") from None
     except subprocess.TimeoutExpired as error:
         raise BenchmarkError(f"{name} did not end within {error.timeout:.0f} s") from None
 
@@ -334,8 +336,8 @@ def run(main: Any) -> None:
     """Run a benchmark's main function; failures are told without a traceback."""
     try:
         main()
-    except BenchmarkError as error:
-        say(f"error: {re.sub(r':[^:@/]+@', ':***@', str(error))}")
+    except (BenchmarkError, ObanError, psycopg.Error) as error:
+        say(f"error: {re.sub(r':[^:@/]+@', ':***@', str(error)).strip()}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

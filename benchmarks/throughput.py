@@ -37,7 +37,7 @@ def main() -> None:
     with rig.database(given.dsn, commit_delay=given.commit_delay) as dsn:
         known = rig.facts(dsn, commit_delay=given.commit_delay)
         rig.say(str(known))
-        contenders = made(given, dsn)
+        contenders, missing = made(given, dsn)
         figures = [
             figure
             for limit in given.limits
@@ -47,6 +47,9 @@ def main() -> None:
     print(known)
     print()
     print(shown(figures, list(contenders), given.limits))
+
+    if missing:
+        print(f"\n{missing}")
 
     if given.record:
         rig.record(known, "throughput", figures)
@@ -96,18 +99,18 @@ def options() -> Namespace:
     return given
 
 
-def made(given: Namespace, dsn: str) -> dict[str, Contender]:
-    """The contenders by name, in the order of the table."""
+def made(given: Namespace, dsn: str) -> tuple[dict[str, Contender], str]:
+    """The contenders by name, in the order of the table; and why the peer is not among them."""
 
     def contender(program: str, share: int = 1, **more: Any) -> Contender:
         where = {key: more.pop(key) for key in ("python", "source") if key in more}
-        say_it = {"dsn": dsn, "schema": rig.SCHEMA, **more}
+        told_of = {"dsn": dsn, "schema": rig.SCHEMA, **more}
 
         def run(limit: int, jobs: int) -> tuple[float, dict[str, Any]]:
             count = max(1, jobs // share)
-            rig.fill(dsn, say_it["schema"], count)
-            told = rig.run_contender(program, {**say_it, "limit": limit, "jobs": count}, **where)
-            seconds = rig.drained(dsn, say_it["schema"], count, told["started"])
+            rig.fill(dsn, told_of["schema"], count)
+            told = rig.run_contender(program, {**told_of, "limit": limit, "jobs": count}, **where)
+            seconds = rig.drained(dsn, told_of["schema"], count, told["started"])
 
             return count / seconds, {"jobs": count, "cpu": told["cpu"], "memory": told["memory"]}
 
@@ -121,22 +124,28 @@ def made(given: Namespace, dsn: str) -> dict[str, Contender]:
     if given.against is not None:
         found["other"] = contender("ours", source=given.against.resolve())
 
-    if not given.without_peer:
-        try:
-            interpreter = given.peer_python or peer.python()
-        except peer.PeerMissing as error:
-            rig.say(f"oban-py is missing from this run: {error}")
-        else:
-            found["oban-py"] = contender(
-                "oban_py",
-                PEER_SHARE,
-                python=interpreter,
-                source=None,
-                dsn=peer.install(dsn, interpreter),
-                schema=rig.PEER_SCHEMA,
-            )
+    if given.without_peer:
+        return found, ""
 
-    return found
+    try:
+        interpreter = given.peer_python or peer.python()
+        peer_dsn = peer.install(dsn, interpreter)
+    except (peer.PeerMissing, rig.BenchmarkError) as error:
+        missing = f"oban-py is missing from this run: {error}"
+        rig.say(missing)
+
+        return found, missing
+
+    found["oban-py"] = contender(
+        "oban_py",
+        PEER_SHARE,
+        python=interpreter,
+        source=None,
+        dsn=peer_dsn,
+        schema=rig.PEER_SCHEMA,
+    )
+
+    return found, ""
 
 
 def measured(

@@ -26,7 +26,7 @@ import psycopg
 from oban_sync.core.config import check_prefix, without_driver
 from oban_sync.core.errors import SchemaError
 from oban_sync.engine import connections, migrations
-from oban_sync.engine.session import Tx, translated
+from oban_sync.engine.session import Tx, command, translated
 
 #: The version of the tables this code needs.
 LATEST = migrations.LATEST
@@ -103,7 +103,7 @@ def upgrade(conn: str | psycopg.Connection[Any], *, prefix: str = "public") -> t
         if before == 0:
             raise SchemaError(
                 f"nothing is installed in schema {prefix!r}, so there is nothing to upgrade; run "
-                "`oban-sync install`"
+                f"{command('install', prefix)}"
             )
 
         if before < LATEST:
@@ -147,7 +147,7 @@ def uninstall(conn: str | psycopg.Connection[Any], *, prefix: str = "public") ->
 def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[Tx]:
     check_prefix("prefix", prefix)
 
-    with translated():
+    with _refusals_told(), translated(prefix):
         if not isinstance(conn, str):
             with conn.transaction():
                 yield Tx(conn, prefix)
@@ -159,3 +159,14 @@ def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[T
             own.transaction(),
         ):
             yield Tx(own, prefix)
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """What the migrations raise by themselves, as the library's error."""
+    try:
+        yield
+    except psycopg.errors.RaiseException as error:
+        hint = error.diag.message_hint
+
+        raise SchemaError(f"{error.diag.message_primary}. {hint or ''}".rstrip()) from error

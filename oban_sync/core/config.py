@@ -18,7 +18,9 @@ from typing import Any
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.options import check_name
 
-PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+#: NOTIFY channels are named after it, as ``prefix.oban_cronitor``, in 63 characters. A second $
+#: would make a PostgreSQL quote.
+PREFIX = re.compile(r"(?!pg_)(?![^$]*\$[^$]*\$)[A-Za-z_][A-Za-z0-9_$]{0,48}")
 
 MOST_LIMIT = 10_000
 
@@ -101,8 +103,8 @@ def check_prefix(option: str, value: object) -> str:
     if not isinstance(value, str) or PREFIX.fullmatch(value) is None:
         raise ConfigError(
             option,
-            f"{shown(value)} is not allowed; give a schema name of letters, digits, _ and $, "
-            "not starting with a digit, of at most 63 characters",
+            f"{shown(value)} is not allowed; give a schema name of letters, digits, _ and one $, "
+            "not starting with a digit or pg_, of at most 49 characters",
         )
 
     return value

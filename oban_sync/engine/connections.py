@@ -11,6 +11,7 @@ import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
-from oban_sync.engine.session import translate
+from oban_sync.engine.session import cursor_on, translate
 from oban_sync.engine.statements import positional
 
 #: Given to every connection we open. TCP notices a dead peer within 15 to 25 seconds.
@@ -187,14 +188,13 @@ def run_on(conn: Any, name: str, schema: str, **params: object) -> list[tuple[An
         SchemaError: The tables are missing.
     """
     text, order = positional(name, schema)
-    run = runner(conn)
 
     try:
-        return run(text, [params[key] for key in order])
+        return runner(conn)(text, [params[key] for key in order])
     except (ConfigError, NotRunningError):
         raise
     except Exception as error:
-        if (known := translate(error)) is not None:
+        if (known := translate(error, schema)) is not None:
             raise known from error
 
         raise
@@ -217,13 +217,14 @@ def runner(conn: Any) -> Runner:
 def _kind(conn: Any) -> Callable[[Any], Runner]:
     kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
 
-    if "Async" in type(conn).__name__ or "async" in type(conn).__name__:
+    # An application's subclass need not tell by its name.
+    if any("async" in base.__name__.lower() for base in type(conn).__mro__):
         raise ConfigError(
             "conn", f"a {kind} is asynchronous, and oban_sync is not; use oban-py in such code"
         )
 
     for accepts, make in _KINDS:
-        if accepts(conn):
+        if not isinstance(conn, type) and accepts(conn):
             return make
 
     raise ConfigError(
@@ -243,7 +244,7 @@ def _on_psycopg(conn: Any) -> Runner:
 
     def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
         # A cursor of our own: the caller's keeps its results and its row factory.
-        with connection.cursor(row_factory=tuple_row) as cursor:
+        with cursor_on(connection, tuple_row) as cursor:
             rows: list[tuple[Any, ...]] = cursor.execute(text, params).fetchall()
 
             return rows
@@ -256,6 +257,8 @@ def _is_sqlalchemy_connection(conn: Any) -> bool:
 
 
 def _on_sqlalchemy_connection(conn: Any) -> Runner:
+    _refuse_other_database(conn.dialect.name)
+
     def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
         # Not on the driver's connection below: SQLAlchemy has to know that a transaction began,
         # or its commit() would do nothing.
@@ -296,6 +299,13 @@ def _is_dbapi(conn: Any) -> bool:
 
 
 def _on_dbapi(conn: Any) -> Runner:
+    # Django tells its vendor; for others it is the driver that tells.
+    _refuse_other_database(getattr(conn, "vendor", None) or type(conn).__module__.split(".")[0])
+
+    # psycopg2's, in a mode of its own: it would write the job and give no rows.
+    if getattr(conn, "async_", 0):
+        raise ConfigError("conn", "the connection is asynchronous, and oban_sync is not")
+
     def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
         cursor = conn.cursor()
 
@@ -312,6 +322,18 @@ def _on_dbapi(conn: Any) -> Runner:
     return run
 
 
+#: Dialects of SQLAlchemy, vendors of Django, and drivers, for what is met in practice.
+_OTHER_DATABASES = frozenset(
+    ("mariadb", "microsoft", "mssql", "mysql", "oracle", "sqlite")
+    + ("MySQLdb", "oracledb", "pymssql", "pymysql", "pyodbc", "sqlite3")
+)
+
+
+def _refuse_other_database(name: object) -> None:
+    if name in _OTHER_DATABASES:
+        raise ConfigError("conn", f"this is a connection to {name}; jobs live in PostgreSQL")
+
+
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Runner]], ...] = (
     (_is_psycopg, _on_psycopg),
     (_is_session, _on_session),
@@ -321,18 +343,34 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Runner]], ...] = (
 )
 
 
-# Each entry: whose it is (the Oban's id), the thread it is for, the connection.
-_bound: ContextVar[tuple[tuple[int, int, Any], ...]] = ContextVar("oban_sync_bound", default=())
+@dataclass(slots=True)
+class _Binding:
+    """A connection that enqueues go through.
+
+    Attributes:
+        owner: Whose enqueues: the Oban.
+        thread: On which thread.
+        conn: The connection; None once the block has ended, since copies of the context live on.
+    """
+
+    owner: object
+    thread: int
+    conn: Any
+
+
+_bound: ContextVar[tuple[_Binding, ...]] = ContextVar("oban_sync_bound", default=())
 
 
 @contextmanager
 def bound(owner: object, conn: Any) -> Iterator[None]:
     """Make a connection the one that enqueues of this owner go through, on this thread."""
-    token = _bound.set((*_bound.get(), (id(owner), get_ident(), conn)))
+    binding = _Binding(owner, get_ident(), conn)
+    token = _bound.set((*_bound.get(), binding))
 
     try:
         yield
     finally:
+        binding.owner = binding.conn = None
         _bound.reset(token)
 
 
@@ -344,9 +382,9 @@ def bound_to(owner: object) -> Any:
     """
     thread = get_ident()
 
-    for whose, where, conn in reversed(_bound.get()):
-        if whose == id(owner) and where == thread:
-            return conn
+    for binding in reversed(_bound.get()):
+        if binding.owner is owner and binding.thread == thread and binding.conn is not None:
+            return binding.conn
 
     return None
 

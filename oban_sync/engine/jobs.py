@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from oban_sync.core.job import Job
 from oban_sync.engine.connections import run_on
-from oban_sync.engine.session import Tx
+from oban_sync.engine.session import Tx, cursor_on
 from oban_sync.engine.statements import statement
 
 #: Jobs stored by one statement ...
@@ -42,7 +42,7 @@ def insert(conn: Any, schema: str, jobs: Iterable[Job]) -> list[Job]:
 
 def get(tx: Tx, job_id: int) -> Job | None:
     """One job by id, or None."""
-    with tx.conn.cursor(row_factory=dict_row) as cursor:
+    with cursor_on(tx.conn, dict_row) as cursor:
         row = cursor.execute(statement("job_get", tx.schema), {"id": job_id}).fetchone()
 
     return None if row is None else Job.loaded(**row)

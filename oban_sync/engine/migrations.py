@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oban_sync.core.errors import ConfigError, SchemaError
-from oban_sync.engine.session import Tx
+from oban_sync.engine.session import Tx, command
 from oban_sync.engine.statements import migration, migration_names, statement
 
 #: The version this code needs: the number of its newest migration.
@@ -79,26 +79,25 @@ def verify(tx: Tx) -> None:
     """
     found = _inspection(tx)
     where = f"schema {tx.schema!r}"
-    option = "" if tx.schema == "public" else f" --prefix {tx.schema}"
 
     if not found.marker or not found.jobs:
         missing = "oban_sync_migrations" if found.jobs else "oban_jobs"
         raise SchemaError(
-            f"the table {missing} is missing in {where}; run `oban-sync install{option}`, or add "
-            "oban_sync.schema.install_sql() to your migrations"
+            f"the table {missing} is missing in {where}; run {command('install', tx.schema)}, "
+            "or add oban_sync.schema.install_sql() to your migrations"
         )
 
     if (have := version(tx)) < LATEST:
         raise SchemaError(
             f"the tables in {where} are at version {have}, this code needs {LATEST}; run "
-            f"`oban-sync upgrade{option}`, or add oban_sync.schema.upgrade_sql({have}) to your "
+            f"{command('upgrade', tx.schema)}, or add oban_sync.schema.upgrade_sql({have}) to your "
             "migrations"
         )
 
     if not found.trigger:
         raise SchemaError(
             f"the trigger oban_sync_notify_insert on oban_jobs in {where} is missing or disabled, "
-            f"so nodes would not hear of new jobs; run `oban-sync install{option}`"
+            f"so nodes would not hear of new jobs; run {command('install', tx.schema)}"
         )
 
 

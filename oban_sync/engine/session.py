@@ -6,6 +6,7 @@ the application works the same way.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import RowFactory, class_row, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
@@ -26,6 +27,9 @@ _MISSING = ("42P01", "42703", "42704", "42883", "3F000")
 #: Read-only means that a failover made this server a standby: no use any more.
 _LOST = ("08", "57P", "53300", "25006")
 
+#: Without a code of PostgreSQL's: the names of the drivers' errors, and SQLAlchemy's.
+_UNREACHABLE = ("OperationalError", "InterfaceError", "ResourceClosedError")
+
 
 @dataclass(frozen=True, slots=True)
 class Tx:
@@ -36,22 +40,35 @@ class Tx:
 
     def rows(self, shape: type[Row], name: str, **params: object) -> list[Row]:
         """Run a statement; its rows as instances of `shape`, by column name."""
-        with self.conn.cursor(row_factory=class_row(shape)) as cursor:
+        with cursor_on(self.conn, class_row(shape)) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
     def tuples(self, name: str, **params: object) -> list[tuple[Any, ...]]:
         """Run a statement; its rows as tuples, in binary form on the wire."""
-        with self.conn.cursor(row_factory=tuple_row, binary=True) as cursor:
+        with cursor_on(self.conn, tuple_row, binary=True) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
     def run(self, name: str, **params: object) -> int:
         """Run a statement; the number of rows it changed."""
-        with self.conn.cursor() as cursor:
+        with cursor_on(self.conn, tuple_row) as cursor:
             return cursor.execute(statement(name, self.schema), params).rowcount
 
     def channel(self, name: str) -> str:
         """The full name of a NOTIFY channel, as all Oban nodes of this schema know it."""
         return f"{self.schema}.oban_{name}"
+
+
+def cursor_on(
+    conn: psycopg.Connection[Any], rows: RowFactory[Row], *, binary: bool = False
+) -> psycopg.Cursor[Row]:
+    """A cursor for our statements, whatever kind the application chose for its connection."""
+    # Raw cursors know other placeholders; those that bind on the client give no binary results.
+    if issubclass(conn.cursor_factory, psycopg.RawCursor):
+        return psycopg.Cursor(conn, row_factory=rows)
+
+    binary = binary and not issubclass(conn.cursor_factory, psycopg.ClientCursor)
+
+    return conn.cursor(row_factory=rows, binary=binary)
 
 
 class Db:
@@ -85,7 +102,11 @@ class Db:
             DatabaseUnavailableError: There is no connection to be had, or it broke.
             SchemaError: A table is missing.
         """
-        with self._explained(), translated(), self._pool.connection(self._timeout) as conn:
+        with (
+            self._explained(),
+            translated(self.schema),
+            self._pool.connection(self._timeout) as conn,
+        ):
             yield Tx(conn, self.schema)
 
     @contextmanager
@@ -126,32 +147,44 @@ class Db:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(schema: str = "public") -> Iterator[None]:
     """Turn the driver's errors into the library's, where the library has one."""
     try:
         yield
     except psycopg.Error as error:
-        if (known := translate(error)) is not None:
+        if (known := translate(error, schema)) is not None:
             raise known from error
 
         raise
 
 
-def translate(error: BaseException) -> DatabaseUnavailableError | SchemaError | None:
+def translate(
+    error: BaseException, schema: str = "public"
+) -> DatabaseUnavailableError | SchemaError | None:
     """The library's error for any DB-API driver's, or None where the driver's says it best."""
+    # SQLAlchemy keeps the driver's error as `orig`, Django as the cause.
     error = getattr(error, "orig", None) or error
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    state = _state(error) or _state(error.__cause__)
 
     if state in _MISSING:
         return SchemaError(
             f"the tables are missing or older than this version of oban_sync ({_first(error)}); "
-            "run `oban-sync install` (or `upgrade`), or call oban_sync.schema.install"
+            f"run {command('install', schema)}, or `upgrade`, or call oban_sync.schema.install"
         )
 
     if (state is None and _is_operational(error)) or (state or "").startswith(_LOST):
-        return DatabaseUnavailableError(f"PostgreSQL could not be reached: {_first(error)}")
+        trouble = "is read-only here" if state == "25006" else "could not be reached"
+
+        return DatabaseUnavailableError(f"PostgreSQL {trouble}: {_first(error)}")
 
     return None
+
+
+def command(name: str, schema: str) -> str:
+    """What to type for a command on a schema, in backticks."""
+    option = "" if schema == "public" else f" --prefix {shlex.quote(schema)}"
+
+    return f"`oban-sync {name}{option}`"
 
 
 def quoted(identifier: str) -> sql.Identifier:
@@ -159,10 +192,12 @@ def quoted(identifier: str) -> sql.Identifier:
     return sql.Identifier(identifier)
 
 
+def _state(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
 def _is_operational(error: BaseException) -> bool:
-    return any(
-        kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__
-    )
+    return any(kind.__name__ in _UNREACHABLE for kind in type(error).__mro__)
 
 
 def _first(error: BaseException) -> str:

@@ -31,7 +31,8 @@ def migration(name: str, schema: str) -> tuple[str, ...]:
     """The statements of a file in `queries/migrations/`, one by one, for one schema."""
     text = (_QUERIES / "migrations" / f"{name}.sql").read_text("utf-8")
 
-    return tuple(_split(_bound(_body(text), schema)))
+    # Cut before the name of the schema is put in: a $ in it is no quote.
+    return tuple(_bound(part, schema) for part in _split(_body(text)))
 
 
 def migration_names() -> tuple[str, ...]:

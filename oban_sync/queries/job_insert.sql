@@ -42,4 +42,7 @@ FROM ROWS FROM (
     queue, worker, args, meta, tags, priority, max_attempts, schedule_in, scheduled_at, position
 )
 ORDER BY job.position
-RETURNING id, to_json(inserted_at) #>> '{}', to_json(scheduled_at) #>> '{}'
+RETURNING
+    id,
+    to_json(inserted_at) #>> '{}' AS inserted_at,
+    to_json(scheduled_at) #>> '{}' AS scheduled_at

@@ -14,7 +14,7 @@ from oban_sync.engine import signals
 
 
 def packed(value):
-    return base64.b64encode(gzip.compress(json.dumps(value).encode())).decode()
+    return base64.b64encode(gzip.compress(json.dumps(value).encode(), mtime=0)).decode()
 
 
 @pytest.mark.parametrize(

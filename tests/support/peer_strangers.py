@@ -9,17 +9,21 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
+import psycopg2
+import psycopg2.extras
 import psycopg_pool
 import sqlalchemy
 from sqlalchemy.orm import Session, sessionmaker
 
 
 class AsyncSession:
-    """As SQLAlchemy's, which needs greenlet: its methods give coroutines."""
+    """In place of SQLAlchemy's, which needs greenlet; a call would make a coroutine in vain."""
 
-    async def connection(self) -> None: ...
+    def connection(self) -> None:
+        raise AssertionError("connection() was called")
 
-    async def flush(self) -> None: ...
+    def flush(self) -> None:
+        raise AssertionError("flush() was called")
 
 
 class OurSession(AsyncSession):
@@ -29,6 +33,13 @@ class OurSession(AsyncSession):
 async def _async_connection(dsn: str) -> psycopg.AsyncConnection[Any]:
     async with await psycopg.AsyncConnection.connect(dsn) as conn:
         return conn
+
+
+def _async_psycopg2(dsn: str, until: ExitStack) -> Any:
+    conn = until.enter_context(closing(psycopg2.connect(dsn, async_=1)))
+    psycopg2.extras.wait_select(conn)
+
+    return conn
 
 
 def _sqlite(until: ExitStack) -> sqlite3.Connection:
@@ -51,6 +62,7 @@ STRANGERS: dict[str, Callable[[str, ExitStack], object]] = {
     "a session class": lambda _dsn, _: Session,
     "an engine": lambda _dsn, _: sqlalchemy.create_engine("postgresql+psycopg://"),
     "an async connection": lambda dsn, _: asyncio.run(_async_connection(dsn)),
+    "an async psycopg2 connection": _async_psycopg2,
     "an async session": lambda _dsn, _: AsyncSession(),
     "a subclass of an async session": lambda _dsn, _: OurSession(),
     "a connection to SQLite": lambda _, until: _sqlite(until),

@@ -72,7 +72,9 @@ BEGIN
             autovacuum_vacuum_cost_delay = 1
         );
 
-        INSERT INTO /* schema */oban_sync_migrations (version, created_jobs) VALUES (1, true);
+        INSERT INTO /* schema */oban_sync_migrations (version, created_jobs) VALUES (1, true)
+        -- The table was there once, and was dropped by somebody.
+        ON CONFLICT (version) DO UPDATE SET created_jobs = true;
     ELSIF NOT EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = to_regclass(quote_ident(/* schema literal */) || '.oban_jobs')

@@ -25,6 +25,9 @@ BEGIN
         AFTER INSERT ON /* schema */oban_jobs
         REFERENCING NEW TABLE AS inserted
         FOR EACH STATEMENT EXECUTE FUNCTION /* schema */oban_sync_notify_insert();
+    ELSE
+        -- Somebody may have disabled it, for a bulk load perhaps.
+        ALTER TABLE /* schema */oban_jobs ENABLE TRIGGER oban_sync_notify_insert;
     END IF;
 END
 $migration$;

@@ -2,12 +2,12 @@
 DO $migration$
 BEGIN
     IF EXISTS (SELECT FROM /* schema */oban_sync_migrations WHERE created_jobs) THEN
-        DROP TABLE /* schema */oban_jobs;
+        DROP TABLE IF EXISTS /* schema */oban_jobs;
         DROP TABLE IF EXISTS /* schema */oban_peers;
         DROP TABLE IF EXISTS /* schema */oban_leaders;
         DROP TABLE IF EXISTS /* schema */oban_producers;
         DROP FUNCTION IF EXISTS /* schema */oban_count_estimate(text, text);
-        DROP TYPE /* schema */oban_job_state;
+        DROP TYPE IF EXISTS /* schema */oban_job_state;
     ELSE
         DROP TRIGGER IF EXISTS oban_sync_notify_insert ON /* schema */oban_jobs;
         DROP INDEX IF EXISTS /* schema */oban_jobs_available_index;
