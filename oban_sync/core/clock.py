@@ -21,4 +21,7 @@ def from_wire(text: str) -> datetime:
     Raises:
         ValueError: It is not a moment Python can express ('infinity', a year past 9999, BC).
     """
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time that Python can express") from error

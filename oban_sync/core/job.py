@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from oban_sync.core import clock, payload, recorded
 from oban_sync.core.errors import JobDecodeError
+
+Shape = TypeVar("Shape")
 
 
 class JobState(StrEnum):
@@ -32,13 +35,16 @@ class JobState(StrEnum):
     DISCARDED = "discarded"
 
 
-class _JsonField:
-    """A jsonb field kept as text until somebody looks, because most jobs' meta is never read."""
+class _Lazy:
+    """A column kept as PostgreSQL's text until somebody looks: most are never read.
 
-    def __init__(self, field: str, shape: type) -> None:
+    And one that cannot be read must not stop a fetch, only the job that looks at it.
+    """
+
+    def __init__(self, field: str, parse: Callable[[str], Any]) -> None:
         self._field = field
         self._slot = f"_{field}"
-        self._shape = shape
+        self._parse = parse
 
     def __get__(self, job: Any, owner: type | None = None) -> Any:
         if job is None:
@@ -50,47 +56,28 @@ class _JsonField:
             return value
 
         try:
-            parsed = payload.decode(value, self._field)
+            parsed = self._parse(value)
         except ValueError as error:
-            raise JobDecodeError(f"job {job.id}: {error}") from error
-
-        if not isinstance(parsed, self._shape):
-            raise JobDecodeError(
-                f"job {job.id}: {self._field} holds a JSON {type(parsed).__name__}, "
-                f"not a {self._shape.__name__}"
-            )
+            raise JobDecodeError(f"job {job.id}: {self._field} cannot be read: {error}") from error
 
         setattr(job, self._slot, parsed)
 
         return parsed
 
 
-class _Moment:
-    """A timestamp kept as text until somebody looks: 'infinity' must not stop a fetch."""
+def _object(text: str) -> dict[str, Any]:
+    return _of_shape(dict, payload.decode(text))
 
-    def __init__(self, field: str) -> None:
-        self._field = field
-        self._slot = f"_{field}"
 
-    def __get__(self, job: Any, owner: type | None = None) -> Any:
-        if job is None:
-            return self
+def _list(text: str) -> list[Any]:
+    return _of_shape(list, payload.decode(text))
 
-        value = getattr(job, self._slot)
 
-        if type(value) is not str:
-            return value
+def _of_shape(shape: type[Shape], value: object) -> Shape:
+    if not isinstance(value, shape):
+        raise ValueError(f"a JSON {type(value).__name__}, not a {shape.__name__}")
 
-        try:
-            moment = clock.from_wire(value)
-        except ValueError as error:
-            raise JobDecodeError(
-                f"job {job.id}: {self._field} is {value!r}, which Python cannot express"
-            ) from error
-
-        setattr(job, self._slot, moment)
-
-        return moment
+    return value
 
 
 class Job:
@@ -145,24 +132,24 @@ class Job:
     attempted_by: list[str]
 
     #: What the worker works on: a dict with string keys.
-    args = _JsonField("args", dict)
+    args = _Lazy("args", _object)
     #: Data about the job, kept by the library and the application: a dict.
-    meta = _JsonField("meta", dict)
+    meta = _Lazy("meta", _object)
     #: One ``{"at", "attempt", "error"}`` per failure, oldest first.
-    errors = _JsonField("errors", list)
+    errors = _Lazy("errors", _list)
 
     #: When the job was stored.
-    inserted_at = _Moment("inserted_at")
+    inserted_at = _Lazy("inserted_at", clock.from_wire)
     #: When the job may start, or might first have started.
-    scheduled_at = _Moment("scheduled_at")
+    scheduled_at = _Lazy("scheduled_at", clock.from_wire)
     #: When the job was last started.
-    attempted_at = _Moment("attempted_at")
+    attempted_at = _Lazy("attempted_at", clock.from_wire)
     #: When the job completed.
-    completed_at = _Moment("completed_at")
+    completed_at = _Lazy("completed_at", clock.from_wire)
     #: When the job was cancelled.
-    cancelled_at = _Moment("cancelled_at")
+    cancelled_at = _Lazy("cancelled_at", clock.from_wire)
     #: When the job was given up.
-    discarded_at = _Moment("discarded_at")
+    discarded_at = _Lazy("discarded_at", clock.from_wire)
 
     def __init__(
         self,

@@ -114,28 +114,22 @@ class Outcome:
     def __repr__(self) -> str:
         return f"<Outcome {self.state.value} of {self.job!r}>"
 
-    def to_row(self) -> dict[str, Any]:
-        """The outcome as the ack statement takes it."""
-        return {
-            "id": self.job.id,
-            "fence": self.job.fence,
-            "state": self.state.value,
-            "spent": self.spent,
-            "schedule_in": self.schedule_in,
-            "meta": self.meta,
-            "error": self._entry(self.error_text),
-        }
+    def to_row(self, *, minimal: bool = False) -> dict[str, Any]:
+        """The outcome as the ack statement takes it.
 
-    def to_minimal_row(self) -> dict[str, Any]:
-        """The outcome without anything that could have been refused."""
+        Args:
+            minimal: Leave out the meta, and replace the error's text: what might have been refused.
+        """
+        text = "the outcome was refused by the database; see the node's log"
+
         return {
             "id": self.job.id,
             "fence": self.job.fence,
             "state": self.state.value,
             "spent": self.spent,
             "schedule_in": self.schedule_in,
-            "meta": None,
-            "error": self._entry("the outcome was refused by the database; see the node's log"),
+            "meta": None if minimal else self.meta,
+            "error": self._entry(text if minimal else self.error_text),
         }
 
     def _entry(self, text: str | None) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ def ack_singly(db: Db, outcomes: Iterable[Outcome], *, owner: str) -> set[int]:
     written: set[int] = set()
 
     for outcome in outcomes:
-        for row in (outcome.to_row(), outcome.to_minimal_row()):
+        for row in (outcome.to_row(), outcome.to_row(minimal=True)):
             try:
                 with db.session() as tx:
                     written |= _ack(tx, [row], owner)

@@ -20,21 +20,8 @@ from oban_sync import (
     worker,
 )
 from oban_sync.engine import migrations
-from tests.support.probe import Gate, eventually
-
-GATES: dict[str, Gate] = {}
-
-
-@worker(queue="alpha")
-class Echo:
-    def process(self, job):
-        return None
-
-
-@worker(queue="alpha")
-class Held:
-    def process(self, job):
-        GATES[job.args["gate"]].pass_through()
+from tests.support.probe import eventually
+from tests.support.workers import Echo, Held, a_gate
 
 
 @worker(queue="alpha", max_attempts=3)
@@ -74,11 +61,8 @@ def loops():
 
 @pytest.fixture
 def gate():
-    GATES["gate"] = Gate()
-
-    yield GATES["gate"]
-
-    GATES["gate"].release.set()
+    with a_gate() as gate:
+        yield gate
 
 
 def test_every_outcome_is_reached_on_threads(make_oban, probe, factory):
@@ -170,7 +154,7 @@ def test_slots_survive_jobs_that_exit(make_oban, probe):
 
 def test_each_queue_runs_only_its_own_jobs(make_oban, probe, factory):
     make_oban(queues={"alpha": 1, "beta": 1}).start()
-    other = factory.job(queue="gamma", worker=f"{__name__}.Echo")
+    other = factory.job(queue="gamma", worker="tests.Echo")
     Echo.enqueue(queue="beta")
     Echo.enqueue(queue="alpha")
 
@@ -182,7 +166,7 @@ def test_a_plain_sql_insert_wakes_the_node(make_oban, probe, conn):
     # Polling is out of the question here: only the notification can bring the job in time.
     make_oban(queues={"alpha": 1}, stager={"interval": 1000}).start()
     probe.next("oban.stager.stage.stop")
-    conn.execute("INSERT INTO oban_jobs (queue, worker) VALUES ('alpha', %s)", [f"{__name__}.Echo"])
+    conn.execute("INSERT INTO oban_jobs (queue, worker) VALUES ('alpha', %s)", ["tests.Echo"])
 
     assert probe.next("oban.job.stop")["state"] == "completed"
 

@@ -9,31 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from oban_sync import NotRunningError, worker
-from tests.support.probe import Gate
-
-GATES: dict[str, Gate] = {}
-
-
-@worker(queue="alpha")
-class Echo:
-    def process(self, job):
-        return None
-
-
-@worker(queue="alpha")
-class Held:
-    def process(self, job):
-        GATES[job.args["gate"]].pass_through()
+from oban_sync import NotRunningError
+from tests.support.workers import Echo, Held, a_gate
 
 
 @pytest.fixture
 def gate():
-    GATES["gate"] = Gate()
-
-    yield GATES["gate"]
-
-    GATES["gate"].release.set()
+    with a_gate() as gate:
+        yield gate
 
 
 @pytest.fixture
