@@ -37,6 +37,11 @@ def main() -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to what is run")
+
+    if len(sys.argv) == 1:
+        parser.print_help()
+        return 0
+
     given = parser.parse_args()
 
     if sys.version_info < (3, 11):  # noqa: UP036 - told in words, not by a SyntaxError

@@ -9,6 +9,7 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync.core.config import Config
 from oban_sync.embedded import Server
+from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations
 from oban_sync.engine.connections import (
     LazyPool,
@@ -24,8 +25,6 @@ from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.stager import Stager
 from oban_sync.runtime.supervisor import Supervisor
 
-EMBEDDED = "embedded:"
-
 #: Connections the loops share at the most, however many queues there are.
 MOST_LOOP_CONNECTIONS = 4
 
@@ -40,6 +39,7 @@ class Assembly:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._server: Server | None = None
+        self._installed = False
         self._application = LazyPool(self._open_application_pool)
         self._loops: ConnectionPool[Any] | None = None
 
@@ -47,6 +47,11 @@ class Assembly:
     def node(self) -> str:
         """What people call this node."""
         return self.config.node or socket.gethostname() or "localhost"
+
+    @property
+    def conninfo(self) -> str:
+        """The conninfo as it was given, or the pool's."""
+        return self.config.conninfo or conninfo_of(self.config.pool)
 
     @property
     def pool(self) -> ConnectionPool[Any]:
@@ -130,10 +135,19 @@ class Assembly:
         if self.config.pool is not None:
             return conninfo_of(self.config.pool)
 
-        if not self.config.conninfo.startswith(EMBEDDED):
-            return self.config.conninfo
+        if self._server is None:
+            self._server = server_of(self.config.conninfo)
 
         if self._server is None:
-            self._server = Server(self.config.conninfo.removeprefix(EMBEDDED))
+            return self.config.conninfo
 
-        return self._server.start()
+        conninfo = self._server.start()
+
+        # A database for development is as easy as a file: it comes with its tables.
+        if not self._installed:
+            with connect(conninfo, application_name="oban-sync: install") as conn:
+                migrations.install(Tx(conn, self.config.prefix))
+
+            self._installed = True
+
+        return conninfo

@@ -13,10 +13,10 @@ from typing import Any, cast
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from oban_sync import settings
+from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
 from oban_sync.core import instances, worker
-from oban_sync.core.config import StagerConfig, mask
+from oban_sync.core.config import StagerConfig, check_seconds, check_whole, mask
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.core.job import Job
 from oban_sync.engine import connections
@@ -155,7 +155,7 @@ class Oban:
         Raises:
             DatabaseUnavailableError: PostgreSQL could not be reached.
             SchemaError: The tables are missing or too old; says which command to run.
-            ImportError: A module of `imports` cannot be imported.
+            ConfigError: A module of `imports` does not exist.
         """
         try:
             started = self._lifecycle.start(self._build)
@@ -165,10 +165,8 @@ class Oban:
 
         if started:
             atexit.register(self.stop)
-            log.info("%r started; workers: %s", self, ", ".join(worker.names()) or "none")
-
-            if not worker.names():
-                log.warning("no worker is registered, so every job will fail; import some")
+            telemetry.log.attach(failures_only=True)
+            self._introduce()
 
         return self
 
@@ -187,7 +185,9 @@ class Oban:
             Whether every thread has ended. A job that does not return keeps its thread; it does not
             keep the process.
         """
-        grace = self._config.shutdown_grace_period if grace is None else max(0.0, grace)
+        grace = (
+            self._config.shutdown_grace_period if grace is None else check_seconds("grace", grace)
+        )
         atexit.unregister(self.stop)
         ended = self._lifecycle.stop(self._close, grace=grace)
 
@@ -215,11 +215,24 @@ class Oban:
             DatabaseUnavailableError, SchemaError: As `start`.
         """
         if not self._config.queues:
-            raise ConfigError("queues", 'there is nothing to run; give queues={"default": 10}')
+            raise ConfigError(
+                "queues",
+                'there is nothing to run; give queues={"default": 10}, or --queues default:10',
+            )
 
         return foreground.run_until_signal(
             self.start, self.stop, lambda: self._lifecycle.hasten(grace=0.0)
         )
+
+    @property
+    def conninfo(self) -> str:
+        """Where its database is, as it was given; a password in it is not masked."""
+        return self._assembly.conninfo
+
+    @property
+    def prefix(self) -> str:
+        """The PostgreSQL schema of its tables."""
+        return self._config.prefix
 
     @property
     def running(self) -> bool:
@@ -356,6 +369,8 @@ class Oban:
         Raises:
             DatabaseUnavailableError: PostgreSQL could not be reached.
         """
+        check_whole("job_id", job_id, 0, 2**63 - 1)
+
         with self._db().session() as tx:
             return stored_jobs.get(tx, job_id)
 
@@ -396,11 +411,23 @@ class Oban:
             with_scheduled=with_scheduled,
         )
 
+    def _introduce(self) -> None:
+        """Say what runs here, and what one may have expected to run here and does not."""
+        known = worker.registered(self._config.name)
+        own = {queue.name for queue in self._config.queues}
+        others = sorted({queue for queue in known.values() if queue not in own})
+        log.info("%r started; workers: %s", self, ", ".join(known) or "none")
+
+        if not known:
+            log.warning("no worker is registered, so every job will fail; import some")
+        elif others:
+            log.info("not run here, though workers use them: queues %s", ", ".join(others))
+
     def _build(self) -> Supervisor | None:
         self._stopped = False
 
         for module in self._config.imports:
-            importlib.import_module(module)
+            _imported(module)
 
         self._assembly.verify()
 
@@ -418,6 +445,17 @@ class Oban:
             )
 
         return self._assembly.db
+
+
+def _imported(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module missing inside that one is its own trouble, with its own traceback.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+
+        raise ConfigError("imports", f"there is no module {error.name!r}") from error
 
 
 def _checked(given: Iterable[Job]) -> Iterator[Job]:

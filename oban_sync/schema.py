@@ -25,6 +25,7 @@ import psycopg
 
 from oban_sync.core.config import check_prefix, without_driver
 from oban_sync.core.errors import SchemaError
+from oban_sync.embedded.conninfo import reachable
 from oban_sync.engine import connections, migrations
 from oban_sync.engine.session import Tx, command, translated
 
@@ -71,7 +72,8 @@ def install(
     """Install the tables, or what is missing of them.
 
     Args:
-        conn: A conninfo, or an open psycopg connection, in whose transaction it is done.
+        conn: A conninfo, ``embedded:PATH`` too, or an open psycopg connection, in whose
+            transaction it is done.
         prefix: The schema; made when missing.
         version: Stop at this version; only tests of upgrades need it.
 
@@ -122,7 +124,7 @@ def verify(conn: str | psycopg.Connection[Any], *, prefix: str = "public") -> in
         SchemaError: Says what is missing and which command to run.
         DatabaseUnavailableError: PostgreSQL could not be reached.
     """
-    with _transaction(conn, prefix) as tx:
+    with _transaction(conn, prefix, create=False) as tx:
         migrations.verify(tx)
 
         return migrations.version(tx)
@@ -144,7 +146,9 @@ def uninstall(conn: str | psycopg.Connection[Any], *, prefix: str = "public") ->
 
 
 @contextmanager
-def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[Tx]:
+def _transaction(
+    conn: str | psycopg.Connection[Any], prefix: str, *, create: bool = True
+) -> Iterator[Tx]:
     check_prefix("prefix", prefix)
 
     with _refusals_told(), translated(prefix):
@@ -155,7 +159,8 @@ def _transaction(conn: str | psycopg.Connection[Any], prefix: str) -> Iterator[T
             return
 
         with (
-            connections.connect(without_driver(conn), application_name="oban-sync: schema") as own,
+            reachable(without_driver(conn), create=create) as conninfo,
+            connections.connect(conninfo, application_name="oban-sync: schema") as own,
             own.transaction(),
         ):
             yield Tx(own, prefix)

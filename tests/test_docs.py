@@ -24,17 +24,6 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
 
 
-class MailServer:
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    def ready(self) -> bool:
-        return True
-
-    def send(self, to: str) -> None:
-        self.sent.append(to)
-
-
 class Operations:
     def __init__(self, conn: Any) -> None:
         self._conn = conn
@@ -44,16 +33,14 @@ class Operations:
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page, dsn, prefix, conn, monkeypatch, factory):
+def test_the_code_of_a_page_runs(page, dsn, prefix, conn, monkeypatch, capsys):
     monkeypatch.setenv("OBAN_PREFIX", prefix)
     conn.execute("CREATE TABLE users (email text)")
     conn.execute(
         f"ALTER ROLE CURRENT_USER IN DATABASE \"{conn.info.dbname}\" SET search_path = '{prefix}'"
     )
-    mail_server = MailServer()
     names: dict[str, Any] = {
         "__name__": f"docs_{page.stem}",
-        "mail_server": mail_server,
         "op": Operations(conn),
     }
 
@@ -65,9 +52,14 @@ def test_the_code_of_a_page_runs(page, dsn, prefix, conn, monkeypatch, factory):
         if page.name == "README.md":
             oban = names["oban"]
 
-            assert oban.drain_queue("mailers")["completed"] == 10_001
+            names["sign_up"]("ann@example.com")
+            names["newsletter"](f"{number}@example.com" for number in range(100))
+            added = names["add"].options(schedule_in=5).enqueue(1, 2)
+
+            assert oban.drain_queue("mailers")["completed"] == 101
             assert oban.drain_queue("default")["completed"] == 1
-            assert mail_server.sent[0] == "ann@example.com"
+            assert oban.get_job(added.id).recorded() == 3
+            assert "mail to ann@example.com" in capsys.readouterr().out
             assert conn.execute("SELECT count(*) FROM users").fetchone() == (1,)
 
             oban.stop()

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from oban_sync import settings
-from oban_sync.core.config import Config, mask
+from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, ObanError
 from oban_sync.telemetry import log
 
@@ -62,15 +61,6 @@ def start_logging(form: str, level: str) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # The pool tells of every failed try; the loops tell of the outage once.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-
-
-def configured(dsn: str | None, prefix: str | None) -> Config:
-    """The options of the command line, completed by the environment and the file."""
-    warn_of_password(dsn)
-
-    return settings.resolve({"conninfo": dsn, "prefix": prefix})
 
 
 def warn_of_password(dsn: str | None) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
-from oban_sync import schema
-from oban_sync.assembly import EMBEDDED
-from oban_sync.cli.options import configured, database, told_plainly
-from oban_sync.core.config import Config, check_prefix
-from oban_sync.core.errors import DatabaseUnavailableError
-from oban_sync.embedded import Server
+from oban_sync import schema, settings
+from oban_sync.cli.application import application, load_oban
+from oban_sync.cli.options import database, told_plainly, warn_of_password
+from oban_sync.core.config import check_prefix
 
 
 @click.command()
+@application
 @database
 @click.option("--sql", is_flag=True, help="Print the statements instead, for one transaction.")
 @told_plainly
-def install(dsn: str | None, prefix: str | None, sql: bool) -> None:
+def install(app: str | None, app_dir: str, dsn: str | None, prefix: str | None, sql: bool) -> None:
     """Create the tables, or add what is missing to those of Oban or oban-py.
 
     Safe to run again. Nothing that exists is altered or removed.
@@ -29,15 +25,15 @@ def install(dsn: str | None, prefix: str | None, sql: bool) -> None:
 
         return
 
-    config = configured(dsn, prefix)
+    conninfo, prefix = _target(app, app_dir, dsn, prefix)
 
-    with _server(config) as conninfo:
-        version = schema.install(conninfo, prefix=config.prefix)
+    version = schema.install(conninfo, prefix=prefix)
 
-    click.echo(f"Installed version {version} in schema {config.prefix}.")
+    click.echo(f"Installed version {version} in schema {prefix}.")
 
 
 @click.command()
+@application
 @database
 @click.option(
     "--sql",
@@ -47,72 +43,73 @@ def install(dsn: str | None, prefix: str | None, sql: bool) -> None:
     help="Print the statements from this version on instead, for one transaction.",
 )
 @told_plainly
-def upgrade(dsn: str | None, prefix: str | None, sql_from: int | None) -> None:
+def upgrade(
+    app: str | None, app_dir: str, dsn: str | None, prefix: str | None, sql_from: int | None
+) -> None:
     """Bring installed tables up to the version this oban_sync needs."""
     if sql_from is not None:
         _print(schema.upgrade_sql(sql_from, prefix=check_prefix("prefix", prefix or "public")))
 
         return
 
-    config = configured(dsn, prefix)
+    conninfo, prefix = _target(app, app_dir, dsn, prefix)
 
-    with _server(config) as conninfo:
-        before, after = schema.upgrade(conninfo, prefix=config.prefix)
+    before, after = schema.upgrade(conninfo, prefix=prefix)
 
     click.echo(
-        f"Schema {config.prefix} is at version {after} already."
+        f"Schema {prefix} is at version {after} already."
         if before == after
-        else f"Upgraded schema {config.prefix} from version {before} to {after}."
+        else f"Upgraded schema {prefix} from version {before} to {after}."
     )
 
 
 @click.command()
+@application
 @database
 @told_plainly
-def verify(dsn: str | None, prefix: str | None) -> None:
+def verify(app: str | None, app_dir: str, dsn: str | None, prefix: str | None) -> None:
     """Check that the tables are there and new enough; exits with 1 when they are not."""
-    config = configured(dsn, prefix)
+    conninfo, prefix = _target(app, app_dir, dsn, prefix)
 
-    with _server(config) as conninfo:
-        version = schema.verify(conninfo, prefix=config.prefix)
+    version = schema.verify(conninfo, prefix=prefix)
 
-    click.echo(f"Schema {config.prefix} is at version {version}, as it should be.")
+    click.echo(f"Schema {prefix} is at version {version}, as it should be.")
 
 
 @click.command()
+@application
 @database
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @told_plainly
-def uninstall(dsn: str | None, prefix: str | None, yes: bool) -> None:
+def uninstall(
+    app: str | None, app_dir: str, dsn: str | None, prefix: str | None, yes: bool
+) -> None:
     """Remove what was installed, with all jobs.
 
     A jobs table that Oban or oban-py made before stays, with its jobs.
     """
-    config = configured(dsn, prefix)
+    conninfo, prefix = _target(app, app_dir, dsn, prefix)
 
     if not yes:
-        click.confirm(
-            f"Remove the tables in schema {config.prefix}, with all jobs in them?", abort=True
-        )
+        click.confirm(f"Remove the tables in schema {prefix}, with all jobs in them?", abort=True)
 
-    with _server(config) as conninfo:
-        schema.uninstall(conninfo, prefix=config.prefix)
+    schema.uninstall(conninfo, prefix=prefix)
 
-    click.echo(f"Removed oban_sync from schema {config.prefix}.")
+    click.echo(f"Removed oban_sync from schema {prefix}.")
 
 
-@contextmanager
-def _server(config: Config) -> Iterator[str]:
-    if not config.conninfo.startswith(EMBEDDED):
-        try:
-            yield config.conninfo
-        except DatabaseUnavailableError as error:
-            raise DatabaseUnavailableError(f"{error}; check --dsn or OBAN_DSN") from error
+def _target(app: str | None, app_dir: str, dsn: str | None, prefix: str | None) -> tuple[str, str]:
+    """The conninfo and the schema that were asked for, the application's where it was named."""
+    warn_of_password(dsn)
 
-        return
+    if app is not None:
+        oban = load_oban(app, app_dir).configure(conninfo=dsn, prefix=prefix)
 
-    with Server(config.conninfo.removeprefix(EMBEDDED)) as conninfo:
-        yield conninfo
+        return oban.conninfo, oban.prefix
+
+    config = settings.resolve({"conninfo": dsn, "prefix": prefix})
+
+    return config.conninfo, config.prefix
 
 
 def _print(statements: list[str]) -> None:

@@ -293,7 +293,9 @@ def _follow(oban: Oban, total: int) -> bool:
             line = f"[{bar:<30}] {counts.final}/{total}  {counts}"
 
             if live:
-                click.echo(f"\r\033[K{line}", nl=done)
+                # Cut to the width of the terminal: a line that wraps cannot be drawn over.
+                width = shutil.get_terminal_size().columns - 1
+                click.echo(f"\r\033[K{line[:width]}", nl=done)
             elif done or elapsed - shown >= 1.0:
                 shown = elapsed
                 click.echo(f"{elapsed:5.1f} s  {line}")

@@ -130,7 +130,8 @@ def parse_queues(option: str, text: str) -> dict[str, object]:
     for part in filter(None, (item.strip() for item in text.split(","))):
         name, colon, limit = part.rpartition(":")
 
-        if not colon or not limit.strip().isdecimal():
+        # A name may hold anything when it is given as a dict's key; here it would be a slip.
+        if not colon or not limit.strip().isdecimal() or re.search(r"[:;\s]", name):
             raise ConfigError(
                 option,
                 f"{shown(part)} is not a queue and its limit; give name:limit, as default:10",
@@ -244,7 +245,13 @@ def _check_conninfo(option: str, value: object) -> str:
             option, f"a {kind} is not allowed; give a libpq string or URL, or embedded:PATH"
         )
 
-    return without_driver(value)
+    conninfo = without_driver(value)
+    scheme, found, _ = conninfo.partition("://")
+
+    if found and scheme.isalnum() and scheme not in ("postgresql", "postgres"):
+        raise ConfigError(option, f"{scheme}:// is another database; jobs live in PostgreSQL")
+
+    return conninfo
 
 
 def _check_pool(option: str, value: object) -> object:

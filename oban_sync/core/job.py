@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 from oban_sync.core import clock, payload, recorded
 from oban_sync.core.errors import JobDecodeError
@@ -35,25 +35,31 @@ class JobState(StrEnum):
     DISCARDED = "discarded"
 
 
-class _Lazy:
+class _Lazy(Generic[Shape]):
     """A column kept as PostgreSQL's text until somebody looks: most are never read.
 
     And one that cannot be read must not stop a fetch, only the job that looks at it.
     """
 
-    def __init__(self, field: str, parse: Callable[[str], Any]) -> None:
+    def __init__(self, field: str, parse: Callable[[str], Shape]) -> None:
         self._field = field
         self._slot = f"_{field}"
         self._parse = parse
 
-    def __get__(self, job: Any, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self, job: None, owner: type) -> _Lazy[Shape]: ...
+
+    @overload
+    def __get__(self, job: Any, owner: type) -> Shape: ...
+
+    def __get__(self, job: Any, owner: type) -> _Lazy[Shape] | Shape:
         if job is None:
             return self
 
         value = getattr(job, self._slot)
 
         if type(value) is not str:
-            return value
+            return value  # type: ignore[no-any-return]
 
         try:
             parsed = self._parse(value)
@@ -69,8 +75,12 @@ def _object(text: str) -> dict[str, Any]:
     return _of_shape(dict, payload.decode(text))
 
 
-def _list(text: str) -> list[Any]:
+def _list(text: str) -> list[dict[str, Any]]:
     return _of_shape(list, payload.decode(text))
+
+
+def _moment(text: str) -> datetime | None:
+    return clock.from_wire(text)
 
 
 def _of_shape(shape: type[Shape], value: object) -> Shape:
@@ -139,17 +149,17 @@ class Job:
     errors = _Lazy("errors", _list)
 
     #: When the job was stored.
-    inserted_at = _Lazy("inserted_at", clock.from_wire)
+    inserted_at = _Lazy("inserted_at", _moment)
     #: When the job may start, or might first have started.
-    scheduled_at = _Lazy("scheduled_at", clock.from_wire)
+    scheduled_at = _Lazy("scheduled_at", _moment)
     #: When the job was last started.
-    attempted_at = _Lazy("attempted_at", clock.from_wire)
+    attempted_at = _Lazy("attempted_at", _moment)
     #: When the job completed.
-    completed_at = _Lazy("completed_at", clock.from_wire)
+    completed_at = _Lazy("completed_at", _moment)
     #: When the job was cancelled.
-    cancelled_at = _Lazy("cancelled_at", clock.from_wire)
+    cancelled_at = _Lazy("cancelled_at", _moment)
     #: When the job was given up.
-    discarded_at = _Lazy("discarded_at", clock.from_wire)
+    discarded_at = _Lazy("discarded_at", _moment)
 
     def __init__(
         self,
@@ -229,7 +239,7 @@ class Job:
                 "priority": self.priority,
                 "max_attempts": self.max_attempts,
                 "schedule_in": self._schedule_in,
-                "scheduled_at": None if scheduled_at is None else clock.to_wire(self.scheduled_at),
+                "scheduled_at": None if scheduled_at is None else clock.to_wire(scheduled_at),
             }
         )
 

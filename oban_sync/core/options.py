@@ -147,7 +147,9 @@ class JobOptions:
             check = CHECKS.get(option)
 
             if check is None:
-                raise InvalidJobError(option, unknown(option, CHECKS))
+                raise InvalidJobError(
+                    option, f"{unknown(option, CHECKS)} Args go into a dict, before the options."
+                )
 
             if value is not None:
                 values["schedule_in" if option == "scheduled_in" else option] = check(option, value)

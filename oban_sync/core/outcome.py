@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from oban_sync.core import backoff, clock, payload, recorded
@@ -52,7 +53,7 @@ class Snooze:
         ValueError: The delay is negative, not finite or no delay at all.
     """
 
-    seconds: float
+    seconds: float | timedelta
     meta: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -156,13 +157,15 @@ def of_result(job: Job, result: object) -> Outcome:
                 job,
                 JobState.SCHEDULED,
                 meta={**(result.meta or {}), "snoozed": _snoozed(job) + 1},
-                schedule_in=result.seconds,
+                schedule_in=backoff.seconds(result.seconds),
                 spent=False,
             )
         case Cancel():
             return Outcome(job, JobState.CANCELLED, error_text=_reason(result.reason))
         case Discard():
             return Outcome(job, JobState.DISCARDED, error_text=_reason(result.reason))
+        case type() if result in (Record, Snooze, Cancel, Discard):
+            raise TypeError(f"process returned the class {result.__name__}; return one of it")
         case _:
             return Outcome(job, JobState.COMPLETED)
 

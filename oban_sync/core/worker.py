@@ -85,7 +85,7 @@ class Registration:
         oban: Name of the Oban instance its jobs are stored by.
     """
 
-    __slots__ = ("backoff", "name", "oban", "options", "origin", "perform")
+    __slots__ = ("backoff", "module", "name", "oban", "options", "origin", "perform")
 
     def __init__(
         self,
@@ -100,6 +100,7 @@ class Registration:
         self.origin = origin
         self.options = options
         self.oban = oban
+        self.module = origin.partition(".")[0]
         self.perform = perform
         self.backoff = backoff
 
@@ -123,12 +124,23 @@ def resolve(name: str) -> Registration:
         ) from None
 
 
-def names() -> list[str]:
-    """The names of all registered workers, sorted."""
-    return sorted(_registry)
+def registered(oban: str) -> dict[str, str]:
+    """The registered workers of an Oban by name, sorted, each with the queue it uses by default."""
+    return {
+        name: found.options.values.get("queue", "default")
+        for name, found in sorted(_registry.items())
+        if found.oban == oban
+    }
 
 
-def worker(*, name: str | None = None, oban: str = "Oban", **options: Any) -> Decorator:
+def worker(
+    without_parentheses: None = None,
+    /,
+    *,
+    name: str | None = None,
+    oban: str = "Oban",
+    **options: Any,
+) -> Decorator:
     """Make a class with a `process` method a worker.
 
     The class gains `new` and `enqueue`. For every run a fresh instance is made, on one of the
@@ -152,6 +164,7 @@ def worker(*, name: str | None = None, oban: str = "Oban", **options: Any) -> De
         ...     def process(self, job):
         ...         print("to", job.args["to"])
     """
+    _refuse_bare("worker", without_parentheses)
     checked = _definition(name, oban, options)
 
     def decorate(cls: Any) -> Any:
@@ -163,7 +176,8 @@ def worker(*, name: str | None = None, oban: str = "Oban", **options: Any) -> De
         if not callable(process) or process is Worker.process:
             raise ConfigError("worker", f"{cls.__qualname__} has no method process(self, job)")
 
-        _refuse_async(process, f"{cls.__qualname__}.process")
+        _refuse_deferred(process, f"{cls.__qualname__}.process")
+        _check_shape(cls)
 
         backoff = (lambda job: cls().backoff(job)) if hasattr(cls, "backoff") else None
         registration = Registration(
@@ -188,7 +202,12 @@ def worker(*, name: str | None = None, oban: str = "Oban", **options: Any) -> De
 
 
 def job(
-    *, name: str | None = None, oban: str = "Oban", **options: Any
+    without_parentheses: None = None,
+    /,
+    *,
+    name: str | None = None,
+    oban: str = "Oban",
+    **options: Any,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
     """Make a function enqueueable; calling it stays an ordinary call.
 
@@ -212,6 +231,7 @@ def job(
         >>> add.new(1, b=2).args
         {'a': 1, 'b': 2}
     """
+    _refuse_bare("job", without_parentheses)
     checked = _definition(name, oban, options)
 
     def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
@@ -220,7 +240,7 @@ def job(
                 "job", f"{shown(function)} is not a function; use @worker for classes"
             )
 
-        _refuse_async(function, getattr(function, "__qualname__", shown(function)))
+        _refuse_deferred(function, getattr(function, "__qualname__", shown(function)))
         wrapped: JobFunction[P, R] = JobFunction(function, checked, oban, name)
         _register(wrapped.registration)
 
@@ -281,7 +301,13 @@ class JobFunction(Generic[P, R]):
             TypeError: The arguments do not fit the function's signature.
             InvalidJobError: An argument is not JSON; names it.
         """
-        bound = self._signature.bind(*args, **kwargs)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            options = [name for name in kwargs if name in CHECKS]
+            advice = f"; give {options[0]} to .options({options[0]}=...)" if options else ""
+            raise TypeError(f"{self.registration.name}: {error}{advice}") from None
+
         arguments = dict(bound.arguments)
 
         for parameter in self._signature.parameters.values():
@@ -373,6 +399,13 @@ def _register(registration: Registration) -> None:
 
     # The same place again is a reload, or a cell run twice in a notebook.
     if taken is not None and taken.origin != registration.origin:
+        if "__main__" in (taken.module, registration.module):
+            raise ConfigError(
+                "name",
+                f"{registration.name!r} was defined twice, because its file runs as a script and is "
+                "imported as a module too; move the workers into a module of their own",
+            )
+
         raise ConfigError(
             "name",
             f"{registration.name!r} is the name of {taken.origin} already; give "
@@ -400,8 +433,39 @@ def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> J
     return JobOptions.checked(options)
 
 
-def _refuse_async(function: Any, name: str) -> None:
+def _refuse_bare(decorator: str, target: object) -> None:
+    if target is not None:
+        raise ConfigError(decorator, f"write @{decorator}() with parentheses")
+
+
+def _refuse_deferred(function: Any, name: str) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(
             "process", f"{name} is async; jobs run on threads, so call asyncio.run(...) inside it"
         )
+
+    if inspect.isgeneratorfunction(function):
+        raise ConfigError("process", f"{name} yields, so calling it would run none of its code")
+
+
+def _check_shape(cls: type) -> None:
+    """See that ``cls()`` and ``process(job)`` can be called; else every attempt would be spent."""
+    process = inspect.getattr_static(cls, "process")
+
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise ConfigError(
+            "worker", f"{cls.__qualname__}() is called without arguments for every job: {error}"
+        ) from None
+    except ValueError:
+        # Some classes made in C tell no signature.
+        return
+
+    if inspect.isfunction(process):
+        try:
+            inspect.signature(process).bind(None, None)
+        except TypeError:
+            raise ConfigError(
+                "process", f"{cls.__qualname__}.process must take the job: def process(self, job)"
+            ) from None

@@ -6,6 +6,7 @@ for their few statements; its session settings never reach the application's.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ TRANSPORT: Mapping[str, object] = {
     "tcp_user_timeout": 15_000,
 }
 
+#: How the names of our pools begin.
+POOL_NAME = "oban-sync "
+
 #: The loops' own statements are few, short, and must never scan the table: its statistics are
 #: always out of date, and a generic plan saves the planning of each (a third of a cycle).
 LOOP_SETTINGS: Mapping[str, str] = {
@@ -46,6 +50,21 @@ LOOP_SETTINGS: Mapping[str, str] = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
 }
+
+
+class _OwnPoolsAreQuiet(logging.Filter):
+    """Drops what psycopg logs of each try to connect for us: our loops tell of an outage once."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is of somebody else's pool, or is worse than a failed try."""
+        arguments = record.args if isinstance(record.args, tuple) else ()
+
+        return record.levelno > logging.WARNING or not any(
+            isinstance(item, str) and item.startswith(POOL_NAME) for item in arguments
+        )
+
+
+logging.getLogger("psycopg.pool").addFilter(_OwnPoolsAreQuiet())
 
 
 def transport(conninfo: str) -> dict[str, Any]:

@@ -42,6 +42,15 @@ def remove_statements(schema: str) -> list[str]:
     return [_LOCK, *migration("remove", schema)]
 
 
+def install(tx: Tx) -> None:
+    """Install what is missing, in a transaction of its own; cheap where nothing is."""
+    try:
+        verify(tx)
+    except SchemaError:
+        with tx.conn.transaction():
+            run(tx, upgrade_statements(tx.schema))
+
+
 def run(tx: Tx, statements: list[str]) -> None:
     """Run statements as they are."""
     for text in statements:

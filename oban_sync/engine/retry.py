@@ -81,7 +81,7 @@ def until_available(
     )
     result = retrying(work)
 
-    if retrying.statistics.get("attempt_number", 1) > 1:
+    if retrying.statistics.get("attempt_number", 1) > 1 and not stopping.is_set():
         log.warning("%s reached PostgreSQL again", what)
 
     return result

@@ -6,7 +6,6 @@ import inspect
 import logging
 import time
 import traceback
-from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -97,7 +96,8 @@ def _delay(job: Job, registration: worker.Registration | None) -> tuple[float, s
     try:
         return backoff.seconds(registration.backoff(job)), ""
     except BaseException as error:
-        log.warning("backoff of %s failed for job %s: %r", job.worker, job.id, type(error))
+        reason = describe(error).splitlines()[-1]
+        log.warning("backoff of %s failed, default used: %s", job.worker, reason)
 
         return default, f"\nAnd backoff(job) failed, so the default was used:\n{describe(error)}"
 
@@ -159,7 +159,9 @@ def _message(error: BaseException | None, outcome: Outcome) -> str:
 def _queue_time(job: Job) -> int:
     """Nanoseconds between the time the job was due and its start; 0 where that cannot be told."""
     try:
-        due: datetime = job.scheduled_at
+        if (due := job.scheduled_at) is None:
+            return 0
+
         waited = from_wire(job.fence) - due
     except Exception:
         return 0

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread, current_thread, main_thread
@@ -23,6 +24,10 @@ log = logging.getLogger("oban_sync.runtime")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _STOPPED = 0
+
+#: Seconds in which further signals count as the same one: a terminal, `timeout` and process
+#: managers may signal a process both by itself and with its group.
+TOGETHER = 0.5
 
 
 def run_until_signal(
@@ -52,9 +57,15 @@ def run_until_signal(
         log.info("received %s, stopping; again to hand jobs back at once", _name(first))
         stopping = Thread(target=_stop, args=(stop, outbox), name="oban-stop", daemon=True)
         stopping.start()
+        heard = time.monotonic()
         told = False
 
         while (number := _next(inbox)) != _STOPPED:
+            if time.monotonic() - heard < TOGETHER:
+                continue
+
+            heard = time.monotonic()
+
             if told:
                 log.error("received %s for the third time, exiting at once", _name(number))
                 os._exit(128 + number)

@@ -87,17 +87,17 @@ class Loop:
 
     def _run(self) -> None:
         try:
-            self._guarded_tick(self.opened)
+            self._guarded(self.opened)
 
             while not self.finished:
                 self._clear_wakes()
-                pause = self._guarded_tick(self.tick)
+                pause = self._guarded_tick()
 
                 # A stop that came after the check above may have had its wake cleared.
                 if not self.finished:
                     self._rest(pause)
         finally:
-            self._guarded_tick(self.closed)
+            self._guarded(self.closed)
 
     def _clear_wakes(self) -> None:
         # Before the work: a wake during the tick must cause another one.
@@ -106,14 +106,20 @@ class Loop:
     def _rest(self, pause: float) -> None:
         self._wakened.wait(pause)
 
-    def _guarded_tick(self, work: Callable[[], float | None]) -> float:
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            pause = work()
+            work()
+        except BaseException:
+            log.exception("%s failed to %s", self.name, work.__name__)
+
+    def _guarded_tick(self) -> float:
+        try:
+            pause = self.tick()
         except BaseException as error:
             return self._failed(error)
 
         if self._failures:
-            log.warning("%s works again after %d failures", self.name, self._failures)
+            log.warning("%s works again; failed tries: %d", self.name, self._failures)
             self._failures = 0
 
         if pause is None:

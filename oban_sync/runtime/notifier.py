@@ -92,7 +92,7 @@ class Notifier(Loop):
             # Whatever went wrong, a new connection that wakes everything mends it.
             self._drop()
             telemetry.emit("oban.notifier.lost", {"error": error})
-            log.warning("notifier lost its connection: %s", error)
+            log.warning("notifier lost its connection: %s", str(error).partition("\n")[0])
 
         return 0.0
 

@@ -17,20 +17,35 @@ log = logging.getLogger("oban_sync.jobs")
 
 _IDENTIFIER = "oban-sync-log"
 
-_EVENTS = ("oban.job.stop", "oban.job.exception", "oban.job.fenced", "oban.producer.release")
+_FAILURES = ("oban.job.exception", "oban.job.fenced")
+_EVENTS = ("oban.job.stop", *_FAILURES, "oban.producer.release")
+
+_attached = False
 
 
-def attach() -> None:
+def attach(*, failures_only: bool = False) -> None:
     """Log the end of every job: failures as warnings, the rest as information.
 
-    Lines go to the logger ``oban_sync.jobs``, with the fields in ``record.fields``.
+    Lines go to the logger ``oban_sync.jobs``, with the fields in ``record.fields``. An Oban
+    attaches it for failures when it starts its queues, so that they do not go unseen; tracebacks
+    are in the job's errors.
+
+    Args:
+        failures_only: Leave out what went well, and change nothing where it is attached already.
     """
-    bus.attach(_IDENTIFIER, _EVENTS, _handle)
+    global _attached
+
+    if not (failures_only and _attached):
+        bus.attach(_IDENTIFIER, _FAILURES if failures_only else _EVENTS, _handle)
+        _attached = True
 
 
 def detach() -> None:
     """Stop logging jobs."""
+    global _attached
+
     bus.detach(_IDENTIFIER)
+    _attached = False
 
 
 class TextFormatter(logging.Formatter):
@@ -38,16 +53,13 @@ class TextFormatter(logging.Formatter):
 
     default_msec_format = "%s.%03d"
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
     def format(self, record: logging.LogRecord) -> str:
         """The line; a traceback follows where the record has one."""
-        head, *trace = super().format(record).split("\n")
-        fields = getattr(record, "fields", {})
-        text = " ".join([printable(head), *(f"{key}={_value(fields[key])}" for key in fields)])
+        message = printable(record.getMessage())
+        line = f"{self.formatTime(record)} {record.levelname} {message}"
+        trace = self.formatException(record.exc_info).splitlines() if record.exc_info else []
 
-        return "\n".join([text, *map(printable, trace)])
+        return "\n".join([line, *map(printable, trace)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,7 +72,7 @@ class JsonFormatter(logging.Formatter):
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": getattr(record, "what", None) or record.getMessage(),
             **getattr(record, "fields", {}),
         }
 
@@ -83,9 +95,9 @@ def printable(text: str) -> str:
 def _handle(event: str, fields: dict[str, Any]) -> None:
     if event == "oban.producer.release":
         for job in fields["jobs"]:
-            log.warning("job handed back", extra={"fields": _job_fields(job)})
+            _log(logging.WARNING, "job handed back", _job_fields(job))
     elif event == "oban.job.fenced":
-        log.warning("job fenced", extra={"fields": _job_fields(fields["job"])})
+        _log(logging.WARNING, "job fenced", _job_fields(fields["job"]))
     else:
         more = {
             "duration_ms": round(fields["duration"] / 1e6, 3),
@@ -97,12 +109,13 @@ def _handle(event: str, fields: dict[str, Any]) -> None:
             level = logging.WARNING
             more["error"] = f"{fields['error_type']}: {fields['error_message']}"[:500]
 
-        log.log(
-            level,
-            "job %s",
-            fields["state"],
-            extra={"fields": {**_job_fields(fields["job"]), **more}},
-        )
+        _log(level, f"job {fields['state']}", {**_job_fields(fields["job"]), **more})
+
+
+def _log(level: int, what: str, fields: dict[str, Any]) -> None:
+    # The facts are in the message too, for whoever formats records with a formatter of their own.
+    text = " ".join(f"{key}={_value(fields[key])}" for key in fields)
+    log.log(level, "%s %s", what, text, extra={"what": what, "fields": fields})
 
 
 def _job_fields(job: Any) -> dict[str, Any]:

@@ -166,6 +166,73 @@ def test_an_asynchronous_process_is_refused_at_definition():
             return None
 
 
+def test_a_process_that_yields_is_refused_at_definition():
+    with pytest.raises(ConfigError, match="yields"):
+
+        @worker()
+        class Yielding:
+            def process(self, job):
+                yield 1
+
+
+def test_a_worker_that_could_not_be_called_is_refused_at_definition():
+    with pytest.raises(ConfigError, match="must take the job"):
+
+        @worker()
+        class NoJob:
+            def process(self):
+                return None
+
+    with pytest.raises(ConfigError, match="without arguments"):
+
+        @worker()
+        class NeedsMore:
+            def __init__(self, db):
+                self.db = db
+
+            def process(self, job):
+                return None
+
+
+def test_unusual_workers_that_can_be_called_are_accepted():
+    @worker(name="static")
+    class Static:
+        @staticmethod
+        def process(job):
+            return "static"
+
+    @worker(name="optional")
+    class Optional:
+        def __init__(self, db=None):
+            self.db = db
+
+        def process(self, job, *rest):
+            return "optional"
+
+    for cls in (Static, Optional):
+        made = cls.new()
+
+        assert resolve(made.worker).perform(made) == made.worker
+
+
+@pytest.mark.parametrize("decorator", [worker, job])
+def test_forgotten_parentheses_are_told(decorator):
+    with pytest.raises(ConfigError, match="parentheses"):
+
+        @decorator
+        class Bare:
+            def process(self, job):
+                return None
+
+
+def test_options_in_the_wrong_place_are_told_where_they_go():
+    with pytest.raises(TypeError, match=r"\.options\(schedule_in=\.\.\.\)"):
+        add.enqueue(1, schedule_in=5)
+
+    with pytest.raises(InvalidJobError, match="Args go into a dict"):
+        Mailer.new(to="x")
+
+
 def test_a_class_without_process_is_refused_at_definition():
     with pytest.raises(ConfigError, match="process"):
 

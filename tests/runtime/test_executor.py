@@ -179,13 +179,23 @@ def test_a_coroutine_or_generator_is_a_failure_and_not_silently_completed():
     @worker(name="yielding")
     class Yielding:
         def process(self, job):
-            yield 1
+            return (number for number in range(3))
 
     for cls in (Forgetful, Yielding):
         outcome = execute(job_of(cls))
 
         assert outcome.state == "retryable"
         assert "none of its code ran" in outcome.error_text
+
+
+@pytest.mark.parametrize("outcome", [Cancel, Record])
+def test_returning_the_class_of_an_outcome_is_a_failure_that_says_so(outcome):
+    @worker(name=f"returning-{outcome.__name__}")
+    class Returning:
+        def process(self, job):
+            return outcome
+
+    assert "returned the class" in execute(job_of(Returning)).error_text
 
 
 def test_a_job_may_run_an_event_loop_of_its_own():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from oban_sync.runtime import foreground
 from tests.support.probe import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,10 @@ class Slow:
     def process(self, job):
         print("entered", flush=True)
         time.sleep(job.args["seconds"])
+
+@job(queue="elsewhere")
+def quick():
+    raise AssertionError("called by the command line")
 
 @worker(queue="alpha")
 class Endless:
@@ -92,7 +97,7 @@ def start_worker(spawn, *options):
     process = spawn("-m", "oban_sync", "start", "--app", "shop:oban", *options)
     line = process.stderr.readline()
 
-    while "workers:" not in line:
+    while "workers: " not in line:
         assert line, process.stderr.read()
         line = process.stderr.readline()
 
@@ -172,6 +177,25 @@ def test_a_job_longer_than_the_grace_is_handed_back(spawn, factory, number):
     assert factory.row(job)["attempt"] == 0
 
 
+def wait_out_the_echo():
+    """Until a signal counts as another one: the passing of time is the thing itself here."""
+    threading.Event().wait(foreground.TOGETHER + 0.1)
+
+
+def test_signals_that_come_together_count_once(spawn, factory):
+    process = start_worker(spawn)
+    job = factory.job(queue="alpha", worker="shop.Slow", args={"seconds": 1})
+    assert process.stdout.readline() == "entered\n"
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+
+    returncode, out, err = end_of(process)
+
+    assert (returncode, err.count("received")) == (0, 1)
+    assert factory.states(job) == ["completed"]
+
+
 def test_a_second_signal_hands_jobs_back_at_once(spawn, factory):
     process = start_worker(spawn, "--grace", "1000")
     job = factory.job(queue="alpha", worker="shop.Endless")
@@ -181,6 +205,7 @@ def test_a_second_signal_hands_jobs_back_at_once(spawn, factory):
     while "SIGTERM" not in process.stderr.readline():
         assert process.poll() is None
 
+    wait_out_the_echo()
     process.send_signal(signal.SIGTERM)
     returncode, out, err = end_of(process)
 
@@ -233,6 +258,8 @@ def test_a_third_signal_ends_the_process(spawn, factory, monkeypatch):
 
         while words not in process.stderr.readline():
             assert time.monotonic() < deadline
+
+        wait_out_the_echo()
 
     assert end_of(process)[0] == 128 + signal.SIGTERM
 
@@ -309,11 +336,13 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
         (["--app", "shop:obann"], "Did you mean 'oban'?"),
         (["--app", "shop:"], "MODULE:ATTRIBUTE"),
         (["--app", "shop:Quick"], "not an Oban"),
+        (["--app", "shop:quick"], "not an Oban"),
+        (["--app", "shop:oban", "--import", "nowhere"], "no module 'nowhere'"),
         (["--app", "shop:oban", "--queues", "alpha"], "name:limit"),
         (["--app", "shop:oban", "--queues", "alpha:0"], "1 to 10,000"),
         (["--app", "shop:oban", "--prefix", "Nowhere"], "oban-sync install --prefix Nowhere"),
         (["--app", "shop:oban", "--dsn", "postgresql://127.0.0.1:1/x"], "could not be reached"),
-        ([], "there is nothing to run"),
+        ([], "--queues default:10"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

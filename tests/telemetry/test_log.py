@@ -63,7 +63,7 @@ def test_handed_back_and_fenced_jobs_are_told(logged, job):
     bus.emit("oban.producer.release", {"queue": "mailers", "jobs": [job, job]})
     bus.emit("oban.job.fenced", {"job": job, "state": "completed"})
 
-    assert [record.getMessage() for record in logged.records] == [
+    assert [record.what for record in logged.records] == [
         "job handed back",
         "job handed back",
         "job fenced",
