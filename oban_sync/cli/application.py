@@ -34,7 +34,7 @@ def application(command: Command) -> Command:
 
 
 def add_to_path(folder: str) -> None:
-    """Let modules of a folder be imported; done only where the one who runs a command names some."""
+    """Let modules of a folder be imported; only for commands that were given some by name."""
     sys.path.insert(0, os.path.abspath(folder))
 
 

@@ -402,8 +402,8 @@ def _register(registration: Registration) -> None:
         if "__main__" in (taken.module, registration.module):
             raise ConfigError(
                 "name",
-                f"{registration.name!r} was defined twice, because its file runs as a script and is "
-                "imported as a module too; move the workers into a module of their own",
+                f"{registration.name!r} was defined twice, because its file runs as a script and "
+                "is imported as a module too; move the workers into a module of their own",
             )
 
         raise ConfigError(
