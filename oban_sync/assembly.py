@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -12,6 +13,7 @@ from oban_sync.embedded import Server
 from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations
 from oban_sync.engine.connections import (
+    POOL_NAME,
     LazyPool,
     connect,
     conninfo_of,
@@ -28,6 +30,9 @@ from oban_sync.runtime.supervisor import Supervisor
 #: Connections the loops share at the most, however many queues there are.
 MOST_LOOP_CONNECTIONS = 4
 
+#: Seconds that each thread of a pool gets to end.
+CLOSE_PERIOD = 0.1
+
 
 class Assembly:
     """The parts of one Oban, each made when first needed.
@@ -41,7 +46,13 @@ class Assembly:
         self._server: Server | None = None
         self._installed = False
         self._application = LazyPool(self._open_application_pool)
-        self._loops: ConnectionPool[Any] | None = None
+        # By process, and never dropped: a parent's connections are not a child's to close.
+        self._loops: dict[int, ConnectionPool[Any]] = {}
+
+    @property
+    def _pooled(self) -> bool:
+        """Whether a pooler stands before PostgreSQL: that is when LISTEN needs another way."""
+        return self.config.listen_conninfo is not None
 
     @property
     def node(self) -> str:
@@ -82,10 +93,12 @@ class Assembly:
         config = self.config
         conninfo = self._conninfo()
         size = min(len(config.queues) + 1, MOST_LOOP_CONNECTIONS)
-        self._loops = open_loop_pool(conninfo, name=f"oban-sync {config.name}: queues", size=size)
+        name = f"{POOL_NAME}{config.name}: queues"
+        pool = open_loop_pool(conninfo, name=name, size=size, pooled=self._pooled)
+        self._loops[os.getpid()] = pool
 
         # Short, so that a stop is not held up for long; the loops try again anyway.
-        db = Db(self._loops, config.prefix, timeout=2.0)
+        db = Db(pool, config.prefix, timeout=2.0)
         producers = {queue.name: Producer(queue, db, node=self.node) for queue in config.queues}
 
         def wake(queue: str) -> None:
@@ -109,15 +122,13 @@ class Assembly:
 
     def close_loops(self) -> None:
         """Close what the running parts shared, after they stopped."""
-        loops, self._loops = self._loops, None
-
-        if loops is not None:
-            loops.close(timeout=1.0)
+        if (pool := self._loops.pop(os.getpid(), None)) is not None:
+            pool.close(timeout=CLOSE_PERIOD)
 
     def close(self) -> None:
         """Close what was opened here, last of all; a pool that was given stays open."""
         self.close_loops()
-        self._application.close(timeout=1.0)
+        self._application.close(timeout=CLOSE_PERIOD)
         server, self._server = self._server, None
 
         if server is not None:
@@ -126,8 +137,9 @@ class Assembly:
     def _open_application_pool(self) -> ConnectionPool[Any]:
         return open_application_pool(
             self._conninfo(),
-            name=f"oban-sync {self.config.name}: application",
+            name=f"{POOL_NAME}{self.config.name}: application",
             size=self.config.pool_size,
+            pooled=self._pooled,
         )
 
     def _conninfo(self) -> str:

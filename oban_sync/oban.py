@@ -157,13 +157,7 @@ class Oban:
             SchemaError: The tables are missing or too old; says which command to run.
             ConfigError: A module of `imports` does not exist.
         """
-        try:
-            started = self._lifecycle.start(self._build)
-        except BaseException:
-            self._assembly.close_loops()
-            raise
-
-        if started:
+        if self._lifecycle.start(self._build, self._assembly.close_loops):
             atexit.register(self.stop)
             telemetry.log.attach(failures_only=True)
             self._introduce()
@@ -183,7 +177,8 @@ class Oban:
 
         Returns:
             Whether every thread has ended. A job that does not return keeps its thread; it does not
-            keep the process.
+            keep the process. Called by a job, or by a handler on one of Oban's threads, it returns
+            False at once, and the stop goes on.
         """
         grace = (
             self._config.shutdown_grace_period if grace is None else check_seconds("grace", grace)

@@ -47,9 +47,10 @@ def _from_environment() -> dict[str, Any]:
         if value:
             found[option] = _structured(option, value)
 
-    for name in ("DATABASE_URL", "OBAN_DSN"):
-        if os.environ.get(name):
-            found["conninfo"] = os.environ[name]
+    if dsn := os.environ.get("OBAN_DSN"):
+        found["conninfo"] = dsn
+    elif "conninfo" not in found and (url := os.environ.get("DATABASE_URL")):
+        found["conninfo"] = url
 
     return found
 

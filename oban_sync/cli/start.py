@@ -75,7 +75,10 @@ def start(
     warn_of_password(dsn)
 
     if app is None:
-        add_to_path(app_dir)
+        # Nothing is imported from the folder unless whoever runs the command names something.
+        if imports:
+            add_to_path(app_dir)
+
         oban = Oban(dsn, prefix=prefix, **given)
     else:
         oban = load_oban(app, app_dir)

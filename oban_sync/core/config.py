@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
+from urllib.parse import unquote
 
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.options import check_name
@@ -180,10 +181,20 @@ def check_whole(option: str, value: object, least: int, most: int) -> int:
 
 def mask(conninfo: str) -> str:
     """A conninfo that may be shown: passwords replaced by ``***``."""
-    text = re.sub(r"(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", conninfo)
+    if "://" not in conninfo:
+        return re.sub(
+            r"(?i)(\w*password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)", r"\1***", conninfo
+        )
 
     # Up to the last @, so that one inside the password cannot end it; too much is no harm here.
-    return re.sub(r"(://[^:/\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(://[^:/\s]*):\S*@", r"\1:***@", conninfo)
+    address, question, query = text.partition("?")
+    shown_pairs = [
+        f"{key}=***" if "password" in unquote(key).lower() else f"{key}{equals}{value}"
+        for key, equals, value in (pair.partition("=") for pair in query.split("&"))
+    ]
+
+    return f"{address}{question}{'&'.join(shown_pairs)}"
 
 
 def without_driver(conninfo: str) -> str:

@@ -107,6 +107,7 @@ class Job:
         priority: 0 (first) to 9.
         tags: Free labels.
         attempted_by: ``[node, producer uuid]`` of the last start.
+        key: The id and the start of this run; what may be written for it is found by both.
     """
 
     __slots__ = (
@@ -123,6 +124,7 @@ class Job:
         "attempt",
         "attempted_by",
         "id",
+        "key",
         "max_attempts",
         "priority",
         "queue",
@@ -132,6 +134,7 @@ class Job:
     )
 
     id: int | None
+    key: tuple[int, str]
     state: JobState
     queue: str
     worker: str
@@ -201,7 +204,7 @@ class Job:
     def __repr__(self) -> str:
         # Never the args: they may be personal, and reprs end up in logs.
         return (
-            f"<Job {self.id} {self.worker} {self.state.value} "
+            f"<Job {self.id} {self.worker!r} {self.state.value} "
             f"queue={self.queue!r} attempt={self.attempt}/{self.max_attempts}>"
         )
 
@@ -230,7 +233,8 @@ class Job:
         Fields that were looked at are encoded again, since a dict may have been changed.
         """
         args, meta = self._args, self._meta
-        scheduled_at = self._scheduled_at
+        # Of a job that was stored or run already, the time is no wish but what it came to.
+        scheduled_at = self.scheduled_at if self.state is JobState.SCHEDULED else None
         row = payload.dumps(
             {
                 "queue": self.queue,
@@ -255,7 +259,8 @@ class Job:
         """A copy of this job as the database stored it; the job itself may be enqueued again."""
         job = _blank()
         job.id = job_id
-        job.state = self.state
+        scheduled = self.state is JobState.SCHEDULED
+        job.state = JobState.SCHEDULED if scheduled else JobState.AVAILABLE
         job.queue = self.queue
         job.worker = self.worker
         job.attempt = 0
@@ -294,6 +299,8 @@ class Job:
             job._scheduled_at,
             job._attempted_at,
         ) = row
+        # Of its own, because process may change every field of its job, and reading one parses it.
+        job.key = (row[0], row[11])
         job.state = JobState.EXECUTING
         job.queue = queue
         job.attempted_by = attempted_by
@@ -320,11 +327,6 @@ class Job:
             setattr(job, f"_{name}" if name.endswith("_at") else name, value)
 
         return job
-
-    @property
-    def fence(self) -> str:
-        """The start this execution belongs to, as text: no later write may pass without it."""
-        return self._attempted_at  # type: ignore[no-any-return]
 
 
 FetchedRow = tuple[int, str, str, str, str, list[str], int, int, int, str, str, str]

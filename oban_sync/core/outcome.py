@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 from oban_sync.core import backoff, clock, payload, recorded
@@ -80,6 +81,14 @@ class Discard:
     reason: str = "discarded"
 
 
+class Loss(Enum):
+    """How much of an outcome is left out so that at least its state can be written."""
+
+    NOTHING = "nothing"
+    DETAILS = "details"
+    ERROR = "error"
+
+
 class Outcome:
     """What one run came to, ready to be written. Made by the executor, owned by nobody after.
 
@@ -115,23 +124,31 @@ class Outcome:
     def __repr__(self) -> str:
         return f"<Outcome {self.state.value} of {self.job!r}>"
 
-    def to_row(self, *, minimal: bool = False) -> dict[str, Any]:
+    def to_json(self, loss: Loss = Loss.NOTHING) -> str:
         """The outcome as the ack statement takes it.
 
         Args:
-            minimal: Leave out the meta, and replace the error's text: what might have been refused.
+            loss: What to leave out, after PostgreSQL refused the whole.
+
+        Raises:
+            Exception: Something in it cannot be written as JSON after all.
         """
+        kept = loss is Loss.NOTHING
         text = "the outcome was refused by the database; see the node's log"
 
-        return {
-            "id": self.job.id,
-            "fence": self.job.fence,
-            "state": self.state.value,
-            "spent": self.spent,
-            "schedule_in": self.schedule_in,
-            "meta": None if minimal else self.meta,
-            "error": self._entry(text if minimal else self.error_text),
-        }
+        return payload.dumps(
+            {
+                "id": self.job.key[0],
+                "fence": self.job.key[1],
+                "state": self.state.value,
+                "spent": self.spent,
+                "schedule_in": self.schedule_in,
+                "meta": self.meta if kept else None,
+                "error": None
+                if loss is Loss.ERROR
+                else self._entry(self.error_text if kept else text),
+            }
+        )
 
     def _entry(self, text: str | None) -> dict[str, Any] | None:
         if text is None:
@@ -176,7 +193,8 @@ def _snoozed(job: Job) -> int:
     except Exception:
         return 0
 
-    return count if isinstance(count, int) else 0
+    # A row may hold any number, and one digit more than Python prints could not be written.
+    return count if type(count) is int and 0 <= count < 2**31 else 0
 
 
 def _reason(reason: object) -> str:

@@ -67,7 +67,8 @@ def decode(text: str) -> Any:
         if data[1] == _Term.COMPRESSED:
             size = int.from_bytes(data[2:6], "big")
 
-            if size > MOST_BYTES:
+            # To zlib, a size of 0 would be no limit.
+            if not 0 < size <= MOST_BYTES:
                 raise ValueError(f"{size} bytes when unpacked, {MOST_BYTES} are allowed")
 
             data = data[:1] + zlib.decompressobj().decompress(data[6:], size)

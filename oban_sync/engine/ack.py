@@ -8,84 +8,123 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import psycopg
 
-from oban_sync.core import payload
-from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
 from oban_sync.core.job import Job
-from oban_sync.core.outcome import Outcome
-from oban_sync.engine.session import Db, Tx, translate
+from oban_sync.core.outcome import Loss, Outcome
+from oban_sync.engine.session import Db, Tx, is_refusal, reason
 
 log = logging.getLogger("oban_sync.engine")
 
 #: Errors a job keeps; the oldest go first.
 MOST_ERRORS = 100
 
+#: Characters of JSON in one statement; PostgreSQL itself takes 256 MB.
+MOST_CHARACTERS = 16_000_000
 
-def ack(tx: Tx, outcomes: Sequence[Outcome], *, owner: str) -> set[int]:
-    """Write outcomes of any kind in one statement; the ids of those that the fence let through."""
-    return _ack(tx, [outcome.to_row() for outcome in outcomes], owner)
+Key = tuple[int, str]
 
 
-def ack_singly(db: Db, outcomes: Iterable[Outcome], *, owner: str) -> set[int]:
-    """Write outcomes one by one, after a batch of them was refused.
+@dataclass(slots=True)
+class Written:
+    """What became of outcomes.
 
-    One that is refused alone is written without its error text and meta, so that the job at least
-    ends. One that is refused even so is logged and given up: retrying it would stop the queue.
-
-    Returns:
-        The ids of those written.
-
-    Raises:
-        DatabaseUnavailableError: The connection was lost; nothing is given up, try again.
+    Attributes:
+        keys: The starts whose outcome is written.
+        refused: Outcomes that PostgreSQL takes in no form; they are given up.
+        left: Outcomes that did not fit into the statement.
     """
-    written: set[int] = set()
 
-    for outcome in outcomes:
-        for row in (outcome.to_row(), outcome.to_row(minimal=True)):
-            try:
-                with db.session() as tx:
-                    written |= _ack(tx, [row], owner)
-            except (DatabaseUnavailableError, SchemaError):
-                raise
-            except psycopg.Error as error:
-                log.error("PostgreSQL refused the outcome of %r: %s", outcome.job, error)
-            else:
-                break
+    keys: set[Key] = field(default_factory=set)
+    refused: list[Outcome] = field(default_factory=list)
+    left: list[Outcome] = field(default_factory=list)
+
+
+def ack(tx: Tx, outcomes: Sequence[Outcome], *, owner: str) -> Written:
+    """Write outcomes of any kind in one statement, as many as fit."""
+    written = Written()
+    rows: list[str] = []
+    characters = 0
+
+    for index, outcome in enumerate(outcomes):
+        row = _encoded(outcome)
+        characters += len(row)
+
+        if rows and characters > MOST_CHARACTERS:
+            written.left.extend(outcomes[index:])
+            break
+
+        rows.append(row)
+
+    written.keys = _ack(tx, rows, owner)
 
     return written
 
 
-def release(db: Db, jobs: Sequence[Job], *, owner: str) -> int:
+def ack_singly(db: Db, outcomes: Iterable[Outcome], *, owner: str) -> Written:
+    """Write outcomes one by one, after a batch of them was refused.
+
+    One that is refused alone is written without its error text and meta, and then without any error
+    at all, so that the job at least ends.
+
+    Raises:
+        DatabaseUnavailableError: The connection was lost; nothing is given up, try again.
+    """
+    written = Written()
+
+    for outcome in outcomes:
+        for loss in Loss:
+            try:
+                with db.session() as tx:
+                    written.keys |= _ack(tx, [_encoded(outcome, loss)], owner)
+            except (psycopg.Error, UnicodeError) as error:
+                if not is_refusal(error):
+                    raise
+
+                log.error("PostgreSQL refused the outcome of %r: %s", outcome.job, reason(error))
+            else:
+                break
+        else:
+            written.refused.append(outcome)
+
+    return written
+
+
+def release(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:
     """Hand back jobs that were started but not finished; their attempt is not spent.
 
     One that PostgreSQL refuses to hand back is logged, and stays executing.
 
     Returns:
-        How many were handed back; the others were not this producer's any more.
+        The jobs that another transaction holds at the moment: try them again.
 
     Raises:
         DatabaseUnavailableError: The connection was lost; some may have been handed back.
     """
     try:
         with db.session() as tx:
-            return _release(tx, jobs, owner)
-    except psycopg.Error as error:
+            ids, fences = arrays(job.key for job in jobs)
+            channel = tx.channel("insert")
+            rows = tx.tuples("job_release", ids=ids, fences=fences, owner=owner, channel=channel)
+            back = set(rows)
+            kept = [job for job in jobs if job.key not in back]
+
+            return [job for job in kept if _is_ours(tx, job, owner)] if kept else []
+    except (psycopg.Error, UnicodeError) as error:
         if not is_refusal(error):
             raise
 
         if len(jobs) == 1:
-            log.error("PostgreSQL refused to hand back %r: %s", jobs[0], error)
+            log.error("PostgreSQL refused to hand back %r: %s", jobs[0], reason(error))
 
-            return 0
+            return []
 
-    return sum(release(db, [job], owner=owner) for job in jobs)
+    return [item for job in jobs for item in release(db, [job], owner=owner)]
 
 
-def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[int]) -> list[int]:
+def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> list[int]:
     """Hand back jobs the table says this producer runs, but which it does not know.
 
     They were taken by a fetch whose reply was lost with its connection. When PostgreSQL refuses it,
@@ -97,14 +136,16 @@ def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[int]) -> list[i
     Raises:
         DatabaseUnavailableError: The connection was lost; try again.
     """
+    ids, fences = arrays(known)
+
     try:
         with db.session() as tx:
-            found = tx.tuples("job_reconcile", queue=queue, owner=owner, known=array(known))
+            found = tx.tuples("job_reconcile", queue=queue, owner=owner, ids=ids, fences=fences)
     except psycopg.Error as error:
         if not is_refusal(error):
             raise
 
-        log.error("PostgreSQL refused to hand back jobs of queue %r: %s", queue, error)
+        log.error("PostgreSQL refused to hand back jobs of queue %r: %s", queue, reason(error))
 
         return []
 
@@ -121,22 +162,29 @@ class Standing:
     owner: str | None
 
 
-def fenced(tx: Tx, outcomes: Sequence[Outcome], *, owner: str) -> list[Outcome]:
-    """Of outcomes that changed no row, those that somebody else overtook.
+def sorted_out(
+    tx: Tx, outcomes: Sequence[Outcome], *, owner: str
+) -> tuple[list[Outcome], list[Outcome]]:
+    """Why outcomes changed no row.
 
-    The others were written before: the reply to their statement was lost with its connection.
+    Returns:
+        Those that somebody else overtook, and those whose row another transaction holds. The rest
+        were written before: the reply to their statement was lost with its connection.
     """
-    ids = array(outcome.job.id or 0 for outcome in outcomes)
-    found = {row.id: row for row in tx.rows(Standing, "job_fence_list", ids=ids)}
+    found = {row.id: row for row in _standings(tx, (outcome.job.key[0] for outcome in outcomes))}
+    fenced, busy = [], []
 
-    return [
-        outcome
-        for outcome in outcomes
-        if (row := found.get(outcome.job.id or 0)) is None
-        or row.fence != outcome.job.fence
-        or row.owner != owner
-        or row.state != outcome.state.value
-    ]
+    for outcome in outcomes:
+        row = found.get(outcome.job.key[0])
+
+        if row is None or row.fence != outcome.job.key[1] or row.owner != owner:
+            fenced.append(outcome)
+        elif row.state == "executing":
+            busy.append(outcome)
+        elif row.state != outcome.state.value:
+            fenced.append(outcome)
+
+    return fenced, busy
 
 
 def array(ids: Iterable[int]) -> str:
@@ -144,40 +192,45 @@ def array(ids: Iterable[int]) -> str:
     return "{" + ",".join(map(str, ids)) + "}"
 
 
-def arrays(jobs: Iterable[Job]) -> tuple[str, str]:
-    """The ids and the fences of jobs, as array texts."""
+def arrays(keys: Iterable[Key]) -> tuple[str, str]:
+    """The ids and the fences of starts, as array texts."""
     ids: list[str] = []
     fences: list[str] = []
 
-    for job in jobs:
-        ids.append(str(job.id))
-        fences.append(f'"{job.fence}"')
+    for job_id, fence in keys:
+        ids.append(str(job_id))
+        fences.append(f'"{fence}"')
 
     return "{" + ",".join(ids) + "}", "{" + ",".join(fences) + "}"
 
 
-def is_refusal(error: psycopg.Error) -> bool:
-    """Whether PostgreSQL refused what a statement holds, as opposed to being unreachable."""
-    return translate(error) is None and isinstance(
-        error,
-        (
-            psycopg.DataError,
-            psycopg.IntegrityError,
-            psycopg.InternalError,
-            psycopg.ProgrammingError,
-            psycopg.NotSupportedError,
-        ),
+def _encoded(outcome: Outcome, loss: Loss = Loss.NOTHING) -> str:
+    try:
+        return outcome.to_json(loss)
+    except Exception:
+        if loss is not Loss.NOTHING:
+            raise
+
+        # Its meta was changed after it was checked, or grew by our own counter.
+        log.exception(
+            "the outcome of %r is no JSON, so it is written without its meta", outcome.job
+        )
+
+        return outcome.to_json(Loss.DETAILS)
+
+
+def _ack(tx: Tx, rows: list[str], owner: str) -> set[Key]:
+    outcomes = f"[{','.join(rows)}]"
+
+    return set(tx.tuples("job_ack", outcomes=outcomes, owner=owner, most=MOST_ERRORS))
+
+
+def _standings(tx: Tx, ids: Iterable[int]) -> list[Standing]:
+    return tx.rows(Standing, "job_fence_list", ids=array(ids))
+
+
+def _is_ours(tx: Tx, job: Job, owner: str) -> bool:
+    return any(
+        (row.id, row.fence) == job.key and row.owner == owner and row.state == "executing"
+        for row in _standings(tx, [job.key[0]])
     )
-
-
-def _release(tx: Tx, jobs: Sequence[Job], owner: str) -> int:
-    ids, fences = arrays(jobs)
-    channel = tx.channel("insert")
-
-    return len(tx.tuples("job_release", ids=ids, fences=fences, owner=owner, channel=channel))
-
-
-def _ack(tx: Tx, rows: list[dict[str, Any]], owner: str) -> set[int]:
-    found = tx.tuples("job_ack", outcomes=payload.dumps(rows), owner=owner, most=MOST_ERRORS)
-
-    return {row[0] for row in found}

@@ -33,6 +33,8 @@ TRANSPORT: Mapping[str, object] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
+    # Whatever the database's is: what it cannot hold it then refuses, and the rest is text here.
+    "client_encoding": "UTF8",
 }
 
 #: How the names of our pools begin.
@@ -47,8 +49,10 @@ LOOP_SETTINGS: Mapping[str, str] = {
     "enable_mergejoin": "off",
     "jit": "off",
     "statement_timeout": "10s",
-    "lock_timeout": "5s",
+    "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "15s",
+    "default_transaction_isolation": "read committed",
+    "search_path": "pg_catalog, pg_temp",
 }
 
 
@@ -90,7 +94,9 @@ def connect(conninfo: str, *, application_name: str) -> psycopg.Connection[Any]:
     return psycopg.connect(conninfo, autocommit=True, **options)
 
 
-def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
+def open_application_pool(
+    conninfo: str, *, name: str, size: int, pooled: bool
+) -> ConnectionPool[Any]:
     """The pool behind `Oban.connection` and enqueueing; connects when first used.
 
     Connections are in autocommit mode: one statement is one transaction, and
@@ -100,7 +106,7 @@ def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionP
         conninfo,
         min_size=0,
         max_size=size,
-        kwargs={**transport(conninfo), "autocommit": True, "application_name": name},
+        kwargs=_options(conninfo, name, pooled),
         check=check_quickly,
         name=name,
         reconnect_timeout=2.0,
@@ -108,10 +114,20 @@ def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionP
     )
 
 
-def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
-    """The pool the library's own loops share; one connection is kept."""
+def open_loop_pool(
+    conninfo: str, *, name: str, size: int, pooled: bool = False
+) -> ConnectionPool[Any]:
+    """The pool the library's own loops share; one connection is kept.
+
+    Args:
+        pooled: A pooler in transaction mode stands before PostgreSQL: the session is another for
+            every transaction, so it is given no settings and no prepared statements.
+    """
 
     def configure(conn: psycopg.Connection[Any]) -> None:
+        if pooled:
+            return
+
         conn.execute(
             "SELECT set_config(key, value, false)"
             " FROM unnest(%s::text[], %s::text[]) AS setting (key, value)",
@@ -123,7 +139,7 @@ def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any
         conninfo,
         min_size=1,
         max_size=size,
-        kwargs={**transport(conninfo), "autocommit": True, "application_name": name},
+        kwargs=_options(conninfo, name, pooled),
         configure=configure,
         check=check_quickly,
         name=name,
@@ -157,6 +173,12 @@ def why_unavailable(pool: ConnectionPool[Any]) -> str:
         f"PostgreSQL is there, but all {pool.max_size} connections are in use; "
         "keep them for a shorter time, or raise pool_size"
     )
+
+
+def _options(conninfo: str, name: str, pooled: bool) -> dict[str, Any]:
+    options = {**transport(conninfo), "autocommit": True, "application_name": name}
+
+    return {**options, "prepare_threshold": None} if pooled else options
 
 
 def check_quickly(conn: psycopg.Connection[Any]) -> None:

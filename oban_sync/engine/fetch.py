@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import psycopg
 
+from oban_sync.core.errors import DatabaseUnavailableError
 from oban_sync.core.job import Job
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack
-from oban_sync.engine.session import Db, Tx
+from oban_sync.engine.session import Db, Tx, is_busy, is_refusal, reason
 
 log = logging.getLogger("oban_sync.engine")
 
 _ORDER = attrgetter("priority", "_scheduled_at", "id")
+
+
+#: Seconds for which a job that could not be taken is left out.
+SHUN_PERIOD = 60.0
+
+
+class Shunned:
+    """Jobs that PostgreSQL would not let us change, left out for a while.
+
+    A trigger or a check of the table refuses the change; without this one of them would hold up all
+    its neighbours. They are tried again later, since what refuses may go away.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+
+    def add(self, job_id: int) -> None:
+        """Leave a job out from now on."""
+        self._until[job_id] = time.monotonic() + SHUN_PERIOD
+
+    def ids(self) -> list[int]:
+        """The jobs to leave out now."""
+        if self._until:
+            now = time.monotonic()
+            self._until = {key: until for key, until in self._until.items() if until > now}
+
+        return list(self._until)
 
 
 @dataclass(slots=True)
@@ -27,14 +56,13 @@ class Claim:
         queue: The queue.
         node: Name of the node, for people.
         owner: uuid of the producer.
-        shunned: Jobs that PostgreSQL would not let us take, because a trigger or a check of the
-            table refuses the change; without this they would hold up the whole queue.
+        shunned: Jobs that are not taken for now.
     """
 
     queue: str
     node: str
     owner: str
-    shunned: set[int] = field(default_factory=set)
+    shunned: Shunned = field(default_factory=Shunned)
 
     @property
     def attempted_by(self) -> list[str]:
@@ -49,71 +77,109 @@ class Turn:
     Attributes:
         jobs: The jobs taken, most urgent first.
         fenced: Outcomes not written, because somebody else has the job by now.
+        refused: Outcomes that PostgreSQL takes in no form.
+        left: Outcomes to be written by a later turn: too many at once, or their row is held by
+            another transaction.
     """
 
     jobs: list[Job]
-    fenced: list[Outcome]
+    fenced: list[Outcome] = field(default_factory=list)
+    refused: list[Outcome] = field(default_factory=list)
+    left: list[Outcome] = field(default_factory=list)
 
 
-def turn(db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int) -> Turn:
+def turn(
+    db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int, *, carefully: bool = False
+) -> Turn:
     """Write outcomes and take up to `demand` jobs, all in one commit.
 
     Whatever PostgreSQL refuses is found, written in a lesser form or set aside, so that nothing a
     row or an outcome holds can stop the queue.
+
+    Args:
+        carefully: Write every outcome by the statement that passes over rows held by others. It is
+            the slower one, and is chosen by itself when the quick one had to wait for too long.
 
     Raises:
         DatabaseUnavailableError: The connection was lost. The outcomes may or may not be written,
             and jobs may have been taken: try the outcomes again, and `ack.reconcile` first.
         SchemaError: The tables are gone.
     """
-    plain = [outcome for outcome in outcomes if outcome.plain]
-    other = [outcome for outcome in outcomes if not outcome.plain]
+    plain = [outcome for outcome in outcomes if outcome.plain and not carefully]
+    other = [outcome for outcome in outcomes if not outcome.plain or carefully]
+    written = ack.Written()
 
     try:
         with db.session() as tx:
             if not other:
                 acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
-                written: set[int] = set()
             else:
                 with tx.conn.transaction():
                     written = ack.ack(tx, other, owner=claim.owner)
                     acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
-    except psycopg.Error as error:
-        if not ack.is_refusal(error):
+    except (psycopg.Error, UnicodeError) as error:
+        if is_busy(error) and plain:
+            return turn(db, claim, outcomes, demand, carefully=True)
+
+        if not is_refusal(error):
             raise
 
         log.warning(
-            "PostgreSQL refused a turn of queue %r, trying in parts: %s", claim.queue, error
+            "PostgreSQL refused a turn of queue %r, going in parts: %s", claim.queue, reason(error)
         )
 
         return _turn_in_parts(db, claim, outcomes, demand)
 
-    unwritten = [outcome for outcome in other if outcome.job.id not in written]
-
-    if acked < len(plain):
-        unwritten += plain
-
-    return Turn(jobs, _fenced(db, claim, unwritten))
+    # The quick statement only counts; which one it passed over is looked up when any is missing.
+    return _settled(db, claim, jobs, other if acked == len(plain) else outcomes, written)
 
 
 def _turn_in_parts(db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int) -> Turn:
     written = ack.ack_singly(db, outcomes, owner=claim.owner)
-    fenced = _fenced(db, claim, [item for item in outcomes if item.job.id not in written])
     jobs: list[Job] = []
 
-    while len(jobs) < demand and (job := _fetch_one(db, claim)) is not None:
-        jobs.append(job)
+    try:
+        while len(jobs) < demand and (job := _fetch_one(db, claim)) is not None:
+            jobs.append(job)
+    except BaseException:
+        # These were taken, each in a commit of its own: what comes after must not lose them.
+        if not jobs:
+            raise
 
-    return Turn(jobs, fenced)
+        log.exception("queue %r takes fewer jobs than it might", claim.queue)
+
+    return _settled(db, claim, jobs, outcomes, written)
+
+
+def _settled(
+    db: Db, claim: Claim, jobs: list[Job], outcomes: Sequence[Outcome], written: ack.Written
+) -> Turn:
+    known = {id(outcome) for outcome in (*written.refused, *written.left)}
+    unwritten = [
+        outcome
+        for outcome in outcomes
+        if outcome.job.key not in written.keys and id(outcome) not in known
+    ]
+    fenced: list[Outcome] = []
+    busy: list[Outcome] = []
+
+    if unwritten:
+        try:
+            with db.session() as tx:
+                fenced, busy = ack.sorted_out(tx, unwritten, owner=claim.owner)
+        except DatabaseUnavailableError:
+            # The jobs taken must not be lost for it; writing the outcomes again does no harm.
+            busy = unwritten
+
+    return Turn(jobs, fenced, written.refused, [*written.left, *busy])
 
 
 def _fetch_one(db: Db, claim: Claim) -> Job | None:
     """Take the first job that can be taken, setting aside those before it that cannot."""
     while True:
         with db.transaction() as tx:
-            head = tx.tuples(
-                "job_available_head", queue=claim.queue, shunned=ack.array(claim.shunned)
-            )
+            shunned = ack.array(claim.shunned.ids())
+            head = tx.tuples("job_available_head", queue=claim.queue, shunned=shunned)
 
             if not head:
                 return None
@@ -121,24 +187,31 @@ def _fetch_one(db: Db, claim: Claim) -> Job | None:
             try:
                 # The head's lock is ours, so this takes that one and no other.
                 with tx.conn.transaction():
-                    return _ack_and_fetch(tx, claim, (), 1)[1][0]
-            except psycopg.Error as error:
-                if not ack.is_refusal(error):
+                    jobs = _ack_and_fetch(tx, claim, (), 1)[1]
+
+                if jobs:
+                    return jobs[0]
+
+                trouble = "the change was passed over without a word, by a trigger perhaps"
+            except (psycopg.Error, UnicodeError) as error:
+                if not is_refusal(error):
                     raise
 
-                claim.shunned.add(head[0][0])
-                log.error(
-                    "job %s of queue %r cannot be started and is set aside on this node: %s",
-                    head[0][0],
-                    claim.queue,
-                    error,
-                )
+                trouble = reason(error)
+
+            claim.shunned.add(head[0][0])
+            log.error(
+                "job %s of queue %r cannot be started and is set aside for a while: %s",
+                head[0][0],
+                claim.queue,
+                trouble,
+            )
 
 
 def _ack_and_fetch(
     tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int
 ) -> tuple[int, list[Job]]:
-    ids, fences = ack.arrays(outcome.job for outcome in plain)
+    ids, fences = ack.arrays(outcome.job.key for outcome in plain)
     rows = tx.tuples(
         "job_ack_and_fetch",
         ids=ids,
@@ -147,18 +220,10 @@ def _ack_and_fetch(
         demand=demand,
         node=claim.node,
         owner=claim.owner,
-        shunned=ack.array(claim.shunned),
+        shunned=ack.array(claim.shunned.ids()),
     )
     attempted_by = claim.attempted_by
     jobs = [Job.fetched(row[1:], claim.queue, attempted_by) for row in rows if row[1] is not None]
     jobs.sort(key=_ORDER)
 
     return rows[0][0], jobs
-
-
-def _fenced(db: Db, claim: Claim, unwritten: list[Outcome]) -> list[Outcome]:
-    if not unwritten:
-        return []
-
-    with db.session() as tx:
-        return ack.fenced(tx, unwritten, owner=claim.owner)

@@ -27,6 +27,10 @@ _MISSING = ("42P01", "42703", "42704", "42883", "3F000")
 #: Read-only means that a failover made this server a standby: no use any more.
 _LOST = ("08", "57P", "53300", "25006")
 
+#: Classes of errors about what a statement holds: of data, of constraints, of functions called by
+#: triggers, of syntax and rights, of limits, and those that triggers raise.
+_REFUSED = ("21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0", "XX")
+
 #: Without a code of PostgreSQL's: the names of the drivers' errors, and SQLAlchemy's.
 _UNREACHABLE = ("OperationalError", "InterfaceError", "ResourceClosedError")
 
@@ -106,6 +110,7 @@ class Db:
             self._explained(),
             translated(self.schema),
             self._pool.connection(self._timeout) as conn,
+            _discarded_if_useless(conn),
         ):
             yield Tx(conn, self.schema)
 
@@ -147,6 +152,18 @@ class Db:
 
 
 @contextmanager
+def _discarded_if_useless(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Close a connection whose prepared statements are gone, so that the pool makes another."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if _forgot_its_statements(error, _state(error)):
+            conn.close()
+
+        raise
+
+
+@contextmanager
 def translated(schema: str = "public") -> Iterator[None]:
     """Turn the driver's errors into the library's, where the library has one."""
     try:
@@ -166,11 +183,15 @@ def translate(
     error = getattr(error, "orig", None) or error
     state = _state(error) or _state(error.__cause__)
 
-    if state in _MISSING:
+    # Inside a function the missing table is somebody else's, a trigger's for instance.
+    if state in _MISSING and not getattr(getattr(error, "diag", None), "context", None):
         return SchemaError(
             f"the tables are missing or older than this version of oban_sync ({_first(error)}); "
             f"run {command('install', schema)}, or `upgrade`, or call oban_sync.schema.install"
         )
+
+    if _forgot_its_statements(error, state):
+        return DatabaseUnavailableError(f"the session has to be made anew: {_first(error)}")
 
     if (state is None and _is_operational(error)) or (state or "").startswith(_LOST):
         trouble = "is read-only here" if state == "25006" else "could not be reached"
@@ -190,6 +211,34 @@ def command(name: str, schema: str) -> str:
 def quoted(identifier: str) -> sql.Identifier:
     """An identifier for statements that take no parameters, as LISTEN."""
     return sql.Identifier(identifier)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether PostgreSQL, or the driver, refused what a statement holds.
+
+    As opposed to being unreachable, out of time, or in conflict with another transaction.
+    """
+    if isinstance(error, UnicodeError):
+        return True
+
+    state = _state(error)
+
+    return state is not None and translate(error) is None and state.startswith(_REFUSED)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a row was locked by somebody else for too long."""
+    return isinstance(error, psycopg.errors.LockNotAvailable)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, without the row it may quote: args do not belong into logs."""
+    return _first(error)
+
+
+def _forgot_its_statements(error: BaseException, state: str | None) -> bool:
+    """After a change of the table, or behind a pooler, prepared statements are of no use."""
+    return state in ("26000", "42P05") or (state == "0A000" and "cached plan" in str(error))
 
 
 def _state(error: BaseException | None) -> str | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import psycopg
 
 from oban_sync.engine import ack
-from oban_sync.engine.session import Db, Tx
+from oban_sync.engine.fetch import Shunned
+from oban_sync.engine.session import Db, Tx, is_refusal, reason
 
 log = logging.getLogger("oban_sync.engine")
 
@@ -26,7 +27,7 @@ class Staged:
     awake: list[str]
 
 
-def stage(db: Db, queues: list[str], *, most: int, shunned: set[int]) -> Staged:
+def stage(db: Db, queues: list[str], *, most: int, shunned: Shunned) -> Staged:
     """Make due jobs of these queues available and wake the nodes that run them.
 
     A job whose change PostgreSQL refuses is added to `shunned`, and the others go on.
@@ -35,28 +36,30 @@ def stage(db: Db, queues: list[str], *, most: int, shunned: set[int]) -> Staged:
         with db.session() as tx:
             return _stage(tx, queues, most, shunned)
     except psycopg.Error as error:
-        if not ack.is_refusal(error):
+        if not is_refusal(error):
             raise
 
     return _stage_in_parts(db, queues, most, shunned)
 
 
-def _stage_in_parts(db: Db, queues: list[str], most: int, shunned: set[int]) -> Staged:
+def _stage_in_parts(db: Db, queues: list[str], most: int, shunned: Shunned) -> Staged:
     """Stage one by one until the job is found that held up the others."""
-    before = len(shunned)
+    before = len(shunned.ids())
     count = 0
     awake: set[str] = set()
 
-    while count < most and len(shunned) == before and (one := _stage_one(db, queues, shunned)):
+    while (
+        count < most and len(shunned.ids()) == before and (one := _stage_one(db, queues, shunned))
+    ):
         count += one.staged
         awake.update(one.awake)
 
     return Staged(count, sorted(awake))
 
 
-def _stage_one(db: Db, queues: list[str], shunned: set[int]) -> Staged | None:
+def _stage_one(db: Db, queues: list[str], shunned: Shunned) -> Staged | None:
     with db.transaction() as tx:
-        head = tx.tuples("job_due_head", queues=queues, shunned=ack.array(shunned))
+        head = tx.tuples("job_due_head", queues=queues, shunned=ack.array(shunned.ids()))
 
         if not head:
             return None
@@ -66,11 +69,15 @@ def _stage_one(db: Db, queues: list[str], shunned: set[int]) -> Staged | None:
             with tx.conn.transaction():
                 return _stage(tx, queues, 1, shunned)
         except psycopg.Error as error:
-            if not ack.is_refusal(error):
+            if not is_refusal(error):
                 raise
 
             shunned.add(head[0][0])
-            log.error("job %s cannot be made available, set aside: %s", head[0][0], error)
+            log.error(
+                "job %s cannot be made available, set aside for a while: %s",
+                head[0][0],
+                reason(error),
+            )
 
             return Staged(0, [])
 
@@ -80,12 +87,12 @@ def hasten(tx: Tx, queue: str) -> int:
     return tx.run("job_hasten", queue=queue)
 
 
-def _stage(tx: Tx, queues: list[str], most: int, shunned: set[int]) -> Staged:
+def _stage(tx: Tx, queues: list[str], most: int, shunned: Shunned) -> Staged:
     [(staged, awake, _told)] = tx.tuples(
         "job_stage",
         queues=queues,
         most=most,
-        shunned=ack.array(shunned),
+        shunned=ack.array(shunned.ids()),
         channel=tx.channel("insert"),
     )
 

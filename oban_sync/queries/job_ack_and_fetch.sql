@@ -18,7 +18,10 @@ WITH acked AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'completed',
         completed_at = timezone('UTC', now())
-    FROM unnest(%(ids)s::text::bigint[], %(fences)s::text::timestamp[]) AS done (id, fence)
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(ids)s::text::bigint[]),
+        pg_catalog.unnest(%(fences)s::text::timestamp[])
+    ) AS done (id, fence)
     WHERE job.id = done.id
       AND job.attempted_at = done.fence
       AND job.attempted_by[2] = %(owner)s::text
@@ -47,14 +50,14 @@ taken AS (
         job.worker,
         job.args::text,
         coalesce(job.meta, '{}')::text AS meta,
-        to_jsonb(job.errors)::text AS errors,
+        pg_catalog.to_jsonb(job.errors)::text AS errors,
         coalesce(job.tags, '{}') AS tags,
         job.attempt,
         job.max_attempts,
         job.priority,
-        to_json(job.inserted_at) #>> '{}' AS inserted_at,
-        to_json(job.scheduled_at) #>> '{}' AS scheduled_at,
-        to_json(job.attempted_at) #>> '{}' AS attempted_at
+        pg_catalog.to_json(job.inserted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS inserted_at,
+        pg_catalog.to_json(job.scheduled_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS scheduled_at,
+        pg_catalog.to_json(job.attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS attempted_at
 )
 SELECT acked.count, taken.*
 FROM (SELECT count(*) FROM acked) AS acked

@@ -3,6 +3,10 @@
 --   ids  bigint[] as text  the jobs
 --
 -- Gives: id, state, fence, owner. A deleted job gives no row.
-SELECT id, state::text AS state, to_json(attempted_at) #>> '{}' AS fence, attempted_by[2] AS owner
+SELECT
+    id,
+    state::text AS state,
+    pg_catalog.to_json(attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS fence,
+    attempted_by[2] AS owner
 FROM /* schema */oban_jobs
 WHERE id = ANY (%(ids)s::text::bigint[])

@@ -14,13 +14,13 @@ SELECT
     args::text AS args,
     meta::text AS meta,
     tags,
-    to_jsonb(errors)::text AS errors,
+    pg_catalog.to_jsonb(errors)::text AS errors,
     attempted_by,
-    to_json(inserted_at) #>> '{}' AS inserted_at,
-    to_json(scheduled_at) #>> '{}' AS scheduled_at,
-    to_json(attempted_at) #>> '{}' AS attempted_at,
-    to_json(completed_at) #>> '{}' AS completed_at,
-    to_json(cancelled_at) #>> '{}' AS cancelled_at,
-    to_json(discarded_at) #>> '{}' AS discarded_at
+    pg_catalog.to_json(inserted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS inserted_at,
+    pg_catalog.to_json(scheduled_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS scheduled_at,
+    pg_catalog.to_json(attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS attempted_at,
+    pg_catalog.to_json(completed_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS completed_at,
+    pg_catalog.to_json(cancelled_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS cancelled_at,
+    pg_catalog.to_json(discarded_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS discarded_at
 FROM /* schema */oban_jobs
 WHERE id = %(id)s

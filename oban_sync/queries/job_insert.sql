@@ -27,7 +27,7 @@ SELECT
         timezone('UTC', now())
     )
 FROM ROWS FROM (
-    jsonb_to_recordset(%(jobs)s::jsonb) AS (
+    pg_catalog.jsonb_to_recordset(%(jobs)s::jsonb) AS (
         queue text,
         worker text,
         args jsonb,
@@ -44,5 +44,5 @@ FROM ROWS FROM (
 ORDER BY job.position
 RETURNING
     id,
-    to_json(inserted_at) #>> '{}' AS inserted_at,
-    to_json(scheduled_at) #>> '{}' AS scheduled_at
+    pg_catalog.to_json(inserted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS inserted_at,
+    pg_catalog.to_json(scheduled_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS scheduled_at

@@ -5,22 +5,38 @@
 --   owner    uuid as text         the producer that started them
 --   channel  text                 where nodes listen for available jobs
 --
--- Gives: id of every job handed back. Nodes that run their queues are woken at commit.
+-- Gives: id, fence of every job handed back. A job that another transaction holds is left alone.
+-- Nodes that run the queues are woken at commit.
 WITH released AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'available',
         attempt = greatest(job.attempt - 1, 0)
-    FROM unnest(%(ids)s::text::bigint[], %(fences)s::text::timestamp[]) AS held (id, fence)
-    WHERE job.id = held.id
-      AND job.attempted_at = held.fence
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(ids)s::text::bigint[]),
+        pg_catalog.unnest(%(fences)s::text::timestamp[])
+    ) AS started (id, fence)
+    WHERE job.id = started.id
+      AND job.attempted_at = started.fence
       AND job.attempted_by[2] = %(owner)s::text
       AND job.state::text = 'executing'
-    RETURNING job.id, job.queue
+      AND job.id = ANY (ARRAY(
+          SELECT held.id
+          FROM /* schema */oban_jobs AS held
+          WHERE held.id = ANY (%(ids)s::text::bigint[])
+          ORDER BY held.id
+          FOR UPDATE SKIP LOCKED
+      ))
+    RETURNING job.id, job.queue, job.attempted_at
 ),
 told AS (
-    SELECT pg_notify(%(channel)s, '{"queue":' || to_json(woken.queue) || '}')
+    SELECT pg_notify(
+        %(channel)s::text,
+        pg_catalog.concat('{"queue":', pg_catalog.to_json(woken.queue), '}')
+    )
     FROM (SELECT DISTINCT queue FROM released) AS woken
 )
-SELECT released.id
+SELECT
+    released.id,
+    pg_catalog.to_json(released.attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS fence
 FROM released
 CROSS JOIN (SELECT count(*) FROM told) AS told

@@ -29,13 +29,16 @@ woken AS (
     SELECT queue, count(*) AS jobs FROM staged GROUP BY queue
 ),
 told AS (
-    SELECT pg_notify(%(channel)s::text, '{"queue":' || to_json(queue) || '}') FROM woken
+    SELECT pg_notify(
+        %(channel)s::text, pg_catalog.concat('{"queue":', pg_catalog.to_json(queue), '}')
+    )
+    FROM woken
 )
 SELECT
     (SELECT coalesce(sum(jobs), 0)::integer FROM woken) AS staged,
     ARRAY(
         SELECT own.queue
-        FROM unnest(%(queues)s::text[]) AS own (queue)
+        FROM pg_catalog.unnest(%(queues)s::text[]) AS own (queue)
         WHERE EXISTS (
             SELECT FROM /* schema */oban_jobs AS job
             WHERE job.state = 'available'

@@ -162,7 +162,7 @@ def _queue_time(job: Job) -> int:
         if (due := job.scheduled_at) is None:
             return 0
 
-        waited = from_wire(job.fence) - due
+        waited = from_wire(job.key[1]) - due
     except Exception:
         return 0
 

@@ -84,18 +84,16 @@ def _mailbox() -> Iterator[tuple[socket.socket, socket.socket]]:
     inbox, outbox = socket.socketpair()
     outbox.setblocking(False)
 
-    def post(number: int, _frame: FrameType | None) -> None:
-        # Nothing else: a handler interrupts the main thread anywhere, whatever locks it holds.
-        try:
-            outbox.send(bytes([number]))
-        except BlockingIOError:
-            return
-
-    before = {number: signal.signal(number, post) for number in SIGNALS}
+    # Python writes the number here the moment a signal comes, on whatever thread it comes. Its own
+    # handlers would wait for the main thread to run, and that one sleeps until something is here.
+    descriptor = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _ignore) for number in SIGNALS}
 
     try:
         yield inbox, outbox
     finally:
+        signal.set_wakeup_fd(descriptor)
+
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -113,9 +111,17 @@ def _stop(stop: Callable[[], object], outbox: socket.socket) -> None:
 
 
 def _next(inbox: socket.socket) -> int:
-    select.select([inbox], [], [])
+    while True:
+        select.select([inbox], [], [])
+        number = inbox.recv(1)[0]
 
-    return inbox.recv(1)[0]
+        # Signals that the application handles by itself come by here too.
+        if number in (_STOPPED, *SIGNALS):
+            return number
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal, so that its number is written and the process goes on."""
 
 
 def _name(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from threading import Lock
+from threading import Lock, Thread, current_thread
 
 from oban_sync.runtime.supervisor import Supervisor
 
@@ -28,12 +28,13 @@ class Lifecycle:
 
         return self._supervisor is not None
 
-    def start(self, build: Callable[[], Supervisor | None]) -> bool:
+    def start(self, build: Callable[[], Supervisor | None], undo: Callable[[], None]) -> bool:
         """Build and start the parts unless they run; tell whether this call started them.
 
         Args:
             build: Makes the parts, or returns None when there is nothing to run. Called while no
                 other start or stop is going on.
+            undo: Closes what `build` opened, when it or the start fails.
         """
         self._clean_after_fork()
 
@@ -41,12 +42,17 @@ class Lifecycle:
             if self._supervisor is not None:
                 return False
 
-            supervisor = build()
+            try:
+                supervisor = build()
 
-            if supervisor is None:
-                return False
+                if supervisor is None:
+                    return False
 
-            supervisor.start()
+                supervisor.start()
+            except BaseException:
+                undo()
+                raise
+
             self._supervisor = supervisor
 
             return True
@@ -61,11 +67,25 @@ class Lifecycle:
                 or stop is going on.
             grace: Seconds for running jobs.
 
+        Called on one of the parts' own threads, by a job for instance, it returns at once.
+
         Returns:
             Whether every thread ended; None when nothing ran.
         """
         self._clean_after_fork()
         self.hasten(grace=grace)
+
+        if self._supervisor is not None and self._supervisor.runs_on(current_thread()):
+            # It cannot wait for itself: the stop goes on without it, and lets it finish.
+            Thread(
+                target=self.stop,
+                args=(close,),
+                kwargs={"grace": grace},
+                name="oban-stop",
+                daemon=True,
+            ).start()
+
+            return False
 
         with self._lock:
             try:

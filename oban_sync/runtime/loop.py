@@ -6,7 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from threading import Event, Thread
+from contextlib import suppress
+from threading import Event, Thread, current_thread
+from typing import Any
 
 from oban_sync import telemetry
 from oban_sync.core.errors import DatabaseUnavailableError
@@ -65,10 +67,17 @@ class Loop:
 
     def join(self, deadline: float) -> bool:
         """Wait until `deadline` on the monotonic clock; tell whether the thread has ended."""
+        if self._thread is current_thread():
+            return False
+
         if self._thread is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
         return not self.alive
+
+    def runs_on(self, thread: Thread) -> bool:
+        """Whether this is the loop's thread."""
+        return thread is self._thread
 
     @property
     def alive(self) -> bool:
@@ -110,7 +119,7 @@ class Loop:
         try:
             work()
         except BaseException:
-            log.exception("%s failed to %s", self.name, work.__name__)
+            self._tell(logging.ERROR, "%s failed to %s", self.name, work.__name__, exc_info=True)
 
     def _guarded_tick(self) -> float:
         try:
@@ -119,7 +128,9 @@ class Loop:
             return self._failed(error)
 
         if self._failures:
-            log.warning("%s works again; failed tries: %d", self.name, self._failures)
+            self._tell(
+                logging.WARNING, "%s works again; failed tries: %d", self.name, self._failures
+            )
             self._failures = 0
 
         if pause is None:
@@ -132,10 +143,15 @@ class Loop:
         telemetry.emit("oban.loop.exception", {"loop": self.name, "error": error})
 
         if not isinstance(error, DatabaseUnavailableError):
-            log.error("%s failed, trying again", self.name, exc_info=error)
+            self._tell(logging.ERROR, "%s failed, trying again", self.name, exc_info=error)
         elif self._failures == 1:
-            log.warning("%s is waiting for PostgreSQL: %s", self.name, error)
+            self._tell(logging.WARNING, "%s is waiting for PostgreSQL: %s", self.name, error)
 
         pause = min(self.LONGEST_PAUSE, self.FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
 
         return pause * random.uniform(1 - self.JITTER, 1 + self.JITTER)  # noqa: S311
+
+    def _tell(self, level: int, message: str, *args: object, exc_info: Any = None) -> None:
+        # A filter or handler of the application's log may raise, and must not end the thread.
+        with suppress(BaseException):
+            log.log(level, message, *args, exc_info=exc_info)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from threading import Event
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import psycopg
 
 from oban_sync import telemetry
+from oban_sync.core.errors import DatabaseUnavailableError
 from oban_sync.engine import signals
 from oban_sync.engine.connections import connect
 from oban_sync.engine.retry import until_available
-from oban_sync.engine.session import quoted, translated
+from oban_sync.engine.session import quoted, reason, translated
 from oban_sync.runtime.loop import Loop
 
 log = logging.getLogger("oban_sync.runtime")
@@ -39,6 +41,9 @@ class Notifier(Loop):
         ready: Set while the connection listens.
         junk: Payloads that could not be read, counted and ignored.
     """
+
+    #: Seconds below which the life of a connection counts as a failure.
+    SHORT_LIFE = 5.0
 
     #: Seconds without anything to hear after which the connection is looked at once more.
     QUIET_INTERVAL = 30.0
@@ -61,6 +66,7 @@ class Notifier(Loop):
         self._on_connected = on_connected
         self._channel = f"{schema}.oban_insert"
         self._conn: psycopg.Connection[Any] | None = None
+        self._connected_at = 0.0
         # A byte sent here ends a wait at once: selecting needs no timeout to be stopped.
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
@@ -82,6 +88,7 @@ class Notifier(Loop):
             self._conn = until_available(
                 self._connect, stopping=self._stopping, what=self.name, log=log
             )
+            self._connected_at = time.monotonic()
             self.ready.set()
             telemetry.emit("oban.notifier.connected", {"channel": self._channel})
             self._on_connected()
@@ -91,8 +98,16 @@ class Notifier(Loop):
         except Exception as error:
             # Whatever went wrong, a new connection that wakes everything mends it.
             self._drop()
+
+            if time.monotonic() - self._connected_at < self.SHORT_LIFE:
+                # One that is lost at once, again and again, must not be a busy loop: as a failure
+                # of the tick it makes the pauses grow.
+                raise DatabaseUnavailableError(
+                    f"the connection was lost at once: {reason(error)}"
+                ) from error
+
             telemetry.emit("oban.notifier.lost", {"error": error})
-            log.warning("notifier lost its connection: %s", str(error).partition("\n")[0])
+            log.warning("notifier lost its connection: %s", reason(error))
 
         return 0.0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from queue import Empty, SimpleQueue
+from threading import Thread
 
 from oban_sync import telemetry
 from oban_sync.core.config import QueueConfig, new_identity
@@ -20,12 +21,19 @@ from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
 from oban_sync.runtime.executor import execute
 from oban_sync.runtime.loop import Loop
-from oban_sync.runtime.slots import Slots
+from oban_sync.runtime.slots import EndingError, Slots
 
 log = logging.getLogger("oban_sync.runtime")
 
 #: Seconds between looks at the queue without any reason; the stager's wakes make it a formality.
 IDLE_INTERVAL = 30.0
+
+#: Seconds before another try at rows that another transaction held.
+RETRY_PAUSE = 0.2
+
+#: Seconds for which a statement may go on whose connection is lost: the statement timeout of the
+#: loops' connections, and a little more.
+UNSURE_PERIOD = 12.0
 
 #: Seconds a stop waits for threads whose jobs were handed back, in case they are about to end.
 LINGER = 0.5
@@ -51,7 +59,9 @@ class Producer(Loop):
         self._outcomes: list[Outcome] = []
         self._hungry = True
         self._quiet = False
-        self._unsure = False
+        self._careful = False
+        self._unsure_until = 0.0
+        self._given_up: list[ack.Key] = []
         self._drain_deadline = float("inf")
         self._flush_deadline = float("inf")
 
@@ -78,6 +88,10 @@ class Producer(Loop):
         # Slots without a job end at once; the others have been given up, and may never end.
         return super().join(deadline) and self._slots.join(min(deadline, time.monotonic() + LINGER))
 
+    def runs_on(self, thread: Thread) -> bool:
+        """Whether this is the producer's thread, or that of one of its jobs."""
+        return super().runs_on(thread) or self._slots.runs_on(thread)
+
     @property
     def finished(self) -> bool:
         """Whether the producer stopped and owes nothing."""
@@ -93,14 +107,14 @@ class Producer(Loop):
         self._empty_mailbox()
 
         if self.stopping and self._running and time.monotonic() >= self._drain_deadline:
-            self._hand_back(sorted(self._running, key=lambda job: job.id or 0))
+            self._hand_back(sorted(self._running, key=lambda job: job.key))
 
         demand = 0 if self._quiet else self.queue.limit - len(self._running)
 
-        if self._outcomes or (self._hungry and demand > 0):
+        if self._outcomes or (self._hungry and demand > 0) or self._is_sure_by_now():
             self._turn(demand)
 
-        return self._until_deadline()
+        return self._pause()
 
     def closed(self) -> None:
         """Let the slots go, and say what could not be written."""
@@ -113,7 +127,7 @@ class Producer(Loop):
                 "which run again when they are rescued: %s",
                 self.queue.name,
                 len(left),
-                ", ".join(str(job.id) for job in left[:20]),
+                ", ".join(str(job.key[0]) for job in left[:20]),
             )
 
     def _execute(self, job: Job) -> None:
@@ -126,16 +140,20 @@ class Producer(Loop):
         started = time.monotonic_ns()
 
         try:
-            if self._unsure:
+            if self._unsure_until:
                 self._reconcile()
 
-            turn = fetch.turn(self._db, self._claim, outcomes, demand)
+            turn = fetch.turn(self._db, self._claim, outcomes, demand, carefully=self._careful)
         except BaseException:
-            # The outcomes stay, and are written by a later turn. What was taken is unknown.
-            self._hungry = self._unsure = True
+            # The outcomes stay, and are written by a later turn. What was taken is unknown, and
+            # PostgreSQL may still be at it: it notices a lost client only when it answers.
+            self._hungry = True
+            self._unsure_until = time.monotonic() + UNSURE_PERIOD
             raise
 
-        self._outcomes = []
+        self._outcomes = turn.left
+        self._careful = bool(turn.left)
+        self._given_up.extend(outcome.job.key for outcome in turn.refused)
 
         if turn.jobs:
             self._dispatch(turn.jobs)
@@ -148,19 +166,26 @@ class Producer(Loop):
 
             try:
                 self._slots.submit(job, running=len(self._running))
-            except RuntimeError as error:
-                self._quiet = True
-                log.info("queue %r takes no more jobs: %s", self.queue.name, error)
+            except BaseException as error:
                 self._running.update(jobs[index:])
                 self._hand_back(jobs[index:], level=logging.INFO)
+
+                if not isinstance(error, EndingError):
+                    raise
+
+                self._quiet = True
+                log.info("queue %r takes no more jobs: %s", self.queue.name, error)
                 break
 
     def _reconcile(self) -> None:
-        known = [job.id or 0 for job in self._running]
-        known += [outcome.job.id or 0 for outcome in self._outcomes]
-
+        settled = time.monotonic() >= self._unsure_until
+        known = [job.key for job in self._running]
+        known += [outcome.job.key for outcome in self._outcomes]
+        known += self._given_up
         back = ack.reconcile(self._db, queue=self.queue.name, owner=self.uuid, known=known)
-        self._unsure = False
+
+        if settled:
+            self._unsure_until = 0.0
 
         if back:
             log.warning(
@@ -168,16 +193,18 @@ class Producer(Loop):
             )
 
     def _hand_back(self, jobs: list[Job], *, level: int = logging.WARNING) -> None:
-        count = ack.release(self._db, jobs, owner=self.uuid)
-        self._running.difference_update(jobs)
-        log.log(
-            level,
-            "queue %r handed back %d unfinished jobs: %s",
-            self.queue.name,
-            count,
-            ", ".join(f"{job.id} ({job.worker})" for job in jobs[:20]),
-        )
-        telemetry.emit("oban.producer.release", {"queue": self.queue.name, "jobs": jobs})
+        busy = set(ack.release(self._db, jobs, owner=self.uuid))
+        back = [job for job in jobs if job not in busy]
+        self._running.difference_update(back)
+
+        if back:
+            log.log(
+                level,
+                "queue %r handed back unfinished jobs: %s",
+                self.queue.name,
+                ", ".join(f"{job.key[0]} ({job.worker!r})" for job in back[:20]),
+            )
+            telemetry.emit("oban.producer.release", {"queue": self.queue.name, "jobs": back})
 
     def _empty_mailbox(self) -> None:
         while not self._mailbox.empty():
@@ -193,7 +220,7 @@ class Producer(Loop):
 
     def _rest(self, pause: float) -> None:
         if self.stopping:
-            pause = min(pause, self._until_deadline() or 0.0)
+            pause = min(pause, self._pause() or 0.0)
 
         until = time.monotonic() + pause
 
@@ -207,25 +234,31 @@ class Producer(Loop):
             if not self._failures or self.stopping:
                 return
 
-    def _until_deadline(self) -> float | None:
-        if not self.stopping:
-            return None
+    def _is_sure_by_now(self) -> bool:
+        """Whether a last look is due for what a lost connection may have taken."""
+        return 0.0 < self._unsure_until <= time.monotonic()
 
+    def _pause(self) -> float | None:
         now = time.monotonic()
-        ahead = [
-            deadline - now
-            for deadline in (self._drain_deadline, self._flush_deadline)
-            if deadline > now
-        ]
+        moments = [self._unsure_until]
 
-        return min([*ahead, self.interval])
+        if self.stopping:
+            moments += [self._drain_deadline, self._flush_deadline]
+
+        ahead = [moment - now for moment in moments if moment > now]
+
+        if self._outcomes or (self.stopping and self._running and now >= self._drain_deadline):
+            # Somebody holds their rows, or there were too many at once.
+            ahead.append(RETRY_PAUSE)
+
+        return min([*ahead, self.interval]) if ahead else None
 
     def _report(self, outcomes: list[Outcome], turn: fetch.Turn, demand: int, started: int) -> None:
         for outcome in turn.fenced:
             log.warning(
                 "the outcome %r of job %s was not written: the job belongs to another run by now",
                 outcome.state.value,
-                outcome.job.id,
+                outcome.job.key[0],
             )
             telemetry.emit("oban.job.fenced", {"job": outcome.job, "state": outcome.state.value})
 

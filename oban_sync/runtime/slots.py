@@ -19,6 +19,10 @@ from oban_sync.core.job import Job
 log = logging.getLogger("oban_sync.runtime")
 
 
+class EndingError(Exception):
+    """The interpreter is ending."""
+
+
 class Slots:
     """Run jobs on up to `limit` threads. All methods are for the producer's thread alone.
 
@@ -44,12 +48,11 @@ class Slots:
             running: How many jobs run, this one included; never more than the limit.
 
         Raises:
-            RuntimeError: The interpreter is ending, and gives no more threads.
+            EndingError: The interpreter is ending, and gives no more threads.
+            RuntimeError: The system gives no more threads for now.
         """
         if running > self._serving:
-            submitted = Event()
-            self._executor.submit(self._serve, submitted)
-            submitted.set()
+            self._start_thread()
             self._serving += 1
 
         self._jobs.put(job)
@@ -63,13 +66,28 @@ class Slots:
 
     def join(self, deadline: float) -> bool:
         """Wait until `deadline` on the monotonic clock; tell whether all threads have ended."""
-        # A job that stops its own Oban cannot wait for itself.
-        threads = [thread for thread in self._threads if thread is not current_thread()]
-
-        for thread in threads:
+        for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-        return not any(thread.is_alive() for thread in threads)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def runs_on(self, thread: Thread) -> bool:
+        """Whether this is one of the threads."""
+        return thread in self._threads
+
+    def _start_thread(self) -> None:
+        submitted = Event()
+
+        try:
+            self._executor.submit(self._serve, submitted)
+        except RuntimeError as error:
+            if getattr(concurrent.futures.thread, "_shutdown", False):
+                raise EndingError(str(error)) from error
+
+            raise
+        finally:
+            # Also when no thread could be started: the next one will find this in the queue.
+            submitted.set()
 
     def _serve(self, submitted: Event) -> None:
         thread = current_thread()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from oban_sync import telemetry
 from oban_sync.core.config import StagerConfig
 from oban_sync.engine import upkeep
+from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.retry import conflicts_retried, until_available
 from oban_sync.engine.session import Db
 from oban_sync.runtime.loop import Loop
@@ -30,7 +31,7 @@ class Stager(Loop):
         self._queues = queues
         self._options = options
         self._wake = wake
-        self._shunned: set[int] = set()
+        self._shunned = Shunned()
 
     def tick(self) -> float | None:
         """Stage one batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from threading import Thread
 
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
@@ -18,7 +19,7 @@ FLUSH_PERIOD = 2.0
 
 #: Seconds past the grace period after which a stop waits for nothing more. A last statement may
 #: have been waiting for a connection when the flush period ended.
-END_PERIOD = 4.0
+END_PERIOD = 3.5
 
 #: Seconds a loop gets to end that only has to finish its statement.
 LOOP_PERIOD = 2.5
@@ -70,13 +71,13 @@ class Supervisor:
         for producer in self._producers:
             producer.quiet()
 
-        ended = _ended(self._stager)
+        ended = self._ended(self._stager)
 
         for producer in self._producers:
             producer.drain(deadline=self._deadline, flush_deadline=self._deadline + FLUSH_PERIOD)
 
         ended &= self._joined()
-        ended &= _ended(self._notifier)
+        ended &= self._ended(self._notifier)
 
         return ended
 
@@ -91,12 +92,19 @@ class Supervisor:
                 if producer.stopping:
                     producer.drain(deadline=deadline, flush_deadline=deadline + FLUSH_PERIOD)
 
+    def runs_on(self, thread: Thread) -> bool:
+        """Whether a thread is one of these parts', or runs one of their jobs."""
+        parts: list[Loop] = [self._notifier, self._stager, *self._producers]
+
+        return any(part.runs_on(thread) for part in parts)
+
     def _joined(self) -> bool:
         # The deadline is read anew for each, since another call may have brought it forward.
         return all([item.join(self._deadline + END_PERIOD) for item in self._producers])
 
+    def _ended(self, loop: Loop) -> bool:
+        loop.request_stop()
+        now = time.monotonic()
 
-def _ended(loop: Loop) -> bool:
-    loop.request_stop()
-
-    return loop.join(time.monotonic() + LOOP_PERIOD)
+        # A loop has only to finish its statement; past the end of it all, nothing is waited for.
+        return loop.join(min(now + LOOP_PERIOD, max(self._deadline + END_PERIOD, now + 0.1)))

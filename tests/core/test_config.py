@@ -141,6 +141,11 @@ def test_urls_as_sqlalchemy_writes_them_are_understood(url):
         "host=h password=s3cret dbname=d",
         "host=h password='s3 cret s3cret' dbname=d",
         "postgresql://user:s3cret@[bad/db",
+        "host=h password=pa&s3cret",
+        "host=h password=a\\ s3cret dbname=d",
+        "host=h sslpassword=s3cret",
+        "postgresql://h/d?pass%77ord=s3cret&user=u",
+        "postgresql://h/d?user=u&sslpassword=s3cret",
     ],
 )
 def test_passwords_are_masked_wherever_a_conninfo_is_shown(conninfo):

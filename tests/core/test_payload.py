@@ -141,6 +141,12 @@ def test_a_recorded_value_that_unpacks_to_too_much_is_refused():
     with pytest.raises(ValueError, match="allowed"):
         recorded.decode(base64.b64encode(bomb).decode())
 
+    # To zlib a size of zero means no limit at all.
+    bomb = b"\x83P" + bytes(4) + zlib.compress(b"x" * 1000)
+
+    with pytest.raises(ValueError, match="allowed"):
+        recorded.decode(base64.b64encode(bomb).decode())
+
 
 @given(st.text())
 def test_any_text_can_be_cleaned_for_storage(text):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from oban_sync import DatabaseUnavailableError
 from oban_sync.core.job import JobState
 from oban_sync.core.outcome import Outcome, Record, Snooze, of_result
 from oban_sync.engine import ack, fetch, upkeep
@@ -167,7 +170,7 @@ def test_jobs_of_a_fetch_whose_reply_was_lost_go_back_unspent(db, factory, claim
     lost, known = taken(2)
     [foreign] = taken_by_another(db, factory)
 
-    back = ack.reconcile(db, queue="default", owner=claim.owner, known=[known.id])
+    back = ack.reconcile(db, queue="default", owner=claim.owner, known=[known.key])
 
     assert back == [lost.id]
     assert factory.states(lost.id, known.id, foreign.id) == ["available", "executing", "executing"]
@@ -184,7 +187,7 @@ def test_jobs_handed_back_are_available_and_their_attempt_is_not_spent(db, facto
     mine, stolen = taken(2)
     factory._conn.execute("UPDATE oban_jobs SET attempted_at = now() WHERE id = %s", [stolen.id])
 
-    assert ack.release(db, [mine, stolen], owner=claim.owner) == 1
+    assert ack.release(db, [mine, stolen], owner=claim.owner) == []
     assert factory.states(mine.id, stolen.id) == ["available", "executing"]
     assert factory.row(mine.id)["attempt"] == 0
 
@@ -231,8 +234,9 @@ def test_an_outcome_that_is_refused_in_any_form_is_given_up_and_logged(
     good, bad = taken(2)
     refuse(factory, f"NEW.id = {bad.id}")
 
-    fetch.turn(db, claim, [of_result(good, None), of_result(bad, None)], 0)
+    outcomes = [of_result(good, None), of_result(bad, None)]
 
+    assert fetch.turn(db, claim, outcomes, 0).refused == [outcomes[1]]
     assert factory.states(good.id, bad.id) == ["completed", "executing"]
     assert f"Job {bad.id}" in caplog.text
 
@@ -242,7 +246,7 @@ def test_a_job_that_cannot_be_taken_is_set_aside_and_the_queue_goes_on(db, facto
     refuse(factory, f"NEW.id = {poison}")
 
     assert [job.id for job in fetch.turn(db, claim, (), 10).jobs] == [first, third]
-    assert claim.shunned == {poison}
+    assert claim.shunned.ids() == [poison]
 
     later = factory.job()
 
@@ -257,7 +261,7 @@ def test_a_job_that_cannot_be_handed_back_does_not_keep_its_neighbours(
     first, poison, third = taken(3)
     refuse(factory, f"NEW.id = {poison.id}")
 
-    assert ack.release(db, [first, poison, third], owner=claim.owner) == 2
+    assert ack.release(db, [first, poison, third], owner=claim.owner) == []
     assert factory.states(first.id, poison.id, third.id) == ["available", "executing", "available"]
     assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == []
     assert caplog.text.count("refused to hand back") == 2
@@ -268,12 +272,12 @@ def test_a_row_that_cannot_be_staged_is_set_aside_and_the_others_are_staged(db, 
     ids = [factory.job(**due) for _ in range(20)]
     poison = ids[13]
     refuse(factory, f"NEW.id = {poison}")
-    shunned: set[int] = set()
+    shunned = fetch.Shunned()
 
     first = upkeep.stage(db, ["default"], most=100, shunned=shunned)
     second = upkeep.stage(db, ["default"], most=100, shunned=shunned)
 
-    assert shunned == {poison}
+    assert shunned.ids() == [poison]
     assert first.staged + second.staged == 19
     assert second.awake == ["default"]
     assert factory.count(state="available") == 19
@@ -306,3 +310,162 @@ def test_only_so_many_errors_are_kept(db, factory, claim, taken, monkeypatch):
         [job] = fetch.turn(db, claim, (), 1).jobs
 
     assert [error["error"] for error in factory.row(job.id)["errors"]] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("make", [lambda job: of_result(job, None), failed], ids=["plain", "other"])
+def test_an_outcome_whose_row_is_held_by_another_transaction_waits_alone(
+    db, dsn, prefix, factory, claim, taken, make
+):
+    held, free = taken(2)
+    waiting = factory.job()
+    outcomes = [make(held), make(free)]
+
+    with psycopg.connect(dsn) as other:
+        other.execute(
+            sql.SQL("SELECT FROM {}.oban_jobs WHERE id = %s FOR UPDATE").format(
+                sql.Identifier(prefix)
+            ),
+            [held.id],
+        )
+        turn = fetch.turn(db, claim, outcomes, 1)
+        later = fetch.turn(db, claim, turn.left, 0, carefully=True)
+
+        assert ack.release(db, [held], owner=claim.owner) == [held]
+
+    assert (turn.left, turn.fenced, [job.id for job in turn.jobs]) == ([outcomes[0]], [], [waiting])
+    assert later.left == [outcomes[0]]
+    assert factory.states(held.id, free.id) == ["executing", outcomes[1].state]
+    assert fetch.turn(db, claim, later.left, 0, carefully=True).left == []
+    assert factory.states(held.id) == [outcomes[0].state]
+
+
+def test_reading_the_fields_of_a_job_changes_nothing_that_is_written(db, factory, claim, taken):
+    for make in (lambda job: of_result(job, None), failed, lambda job: of_result(job, Record(1))):
+        [job] = taken()
+        wanted = job.id
+        assert job.attempted_at.tzinfo is not None
+        assert job.scheduled_at >= job.inserted_at
+        assert [job.args, job.meta, job.errors] == [{}, {}, []]
+        job.id = None
+        outcome = make(job)
+
+        assert fetch.turn(db, claim, [outcome], 0).fenced == []
+        assert factory.states(wanted) == [outcome.state]
+
+
+@pytest.mark.parametrize("count", ["9" * 4_300, "9" * 4_299, "-5", "1.5", "true", '"x"'])
+def test_no_counter_in_a_row_makes_a_snooze_unwritable(db, factory, claim, count):
+    job_id = factory.job()
+    factory._conn.execute(f"UPDATE oban_jobs SET meta = '{{\"snoozed\": {count}}}'")
+    [job] = fetch.turn(db, claim, (), 1).jobs
+    fetch.turn(db, claim, [of_result(job, Snooze(60))], 0)
+
+    assert factory.row(job_id)["state"] == "scheduled"
+    assert factory.row(job_id)["meta"] == {"snoozed": 1}
+
+
+def test_a_meta_changed_after_its_check_costs_only_itself(db, factory, claim, taken, caplog):
+    good, bad = taken(2)
+    meta = {"a": 1}
+    snooze = Snooze(60, meta=meta)
+    outcomes = [of_result(good, Snooze(60)), of_result(bad, snooze)]
+    outcomes[1].meta["a"] = object()
+
+    assert fetch.turn(db, claim, outcomes, 0).refused == []
+    assert factory.states(good.id, bad.id) == ["scheduled", "scheduled"]
+    assert factory.row(bad.id)["meta"] == {}
+    assert "is no JSON" in caplog.text
+
+
+def test_outcomes_too_large_for_one_statement_take_several(db, factory, claim, taken, monkeypatch):
+    monkeypatch.setattr(ack, "MOST_CHARACTERS", 3_000)
+    outcomes = [of_result(job, Record("x" * 1_000)) for job in taken(5)]
+    turns = 0
+
+    while outcomes:
+        outcomes = fetch.turn(db, claim, outcomes, 0).left
+        turns += 1
+
+    assert turns > 1
+    assert factory.count(state="completed") == 5
+
+
+def test_errors_in_any_shape_take_one_more(db, factory, claim):
+    shapes = [
+        "ARRAY[ARRAY['{}', '{}']]::jsonb[]",
+        '\'[5:6]={"{}","{}"}\'::jsonb[]',
+        "ARRAY['1', 'null']::jsonb[]",
+        "'{}'::jsonb[]",
+    ]
+
+    for shape in shapes:
+        job_id = factory.job()
+        factory._conn.execute(f"UPDATE oban_jobs SET errors = {shape} WHERE id = %s", [job_id])
+        [job] = fetch.turn(db, claim, (), 1).jobs
+
+        assert fetch.turn(db, claim, [failed(job, "new")], 0).refused == []
+        assert factory.row(job_id)["errors"][-1]["error"] == "new"
+
+
+def test_a_job_taken_twice_is_known_by_its_start(db, factory, claim, taken):
+    [first] = taken()
+    factory._conn.execute("UPDATE oban_jobs SET state = 'available'")
+    fetch.turn(db, claim, (), 1)
+
+    # The second start was never heard of; an unwritten outcome of the first does not make it known.
+    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[first.key]) == [first.id]
+    assert factory.states(first.id) == ["available"]
+
+
+def test_a_column_changed_under_a_live_session_sets_no_job_aside(db, factory, claim, taken):
+    taken()
+    factory._conn.execute("ALTER TABLE oban_jobs ALTER worker TYPE varchar")
+    job_id = factory.job()
+
+    with pytest.raises(DatabaseUnavailableError, match="anew"):
+        fetch.turn(db, claim, (), 1)
+
+    assert claim.shunned.ids() == []
+    assert [job.id for job in fetch.turn(db, claim, (), 1).jobs] == [job_id]
+
+
+def test_a_trigger_that_misses_its_own_table_is_a_refusal_and_not_a_missing_schema(
+    db, factory, claim
+):
+    good, poison = factory.job(), factory.job(priority=-0)
+    refuse(factory, f"NEW.id = {poison} AND EXISTS (SELECT FROM no_such_table)")
+
+    assert [job.id for job in fetch.turn(db, claim, (), 5).jobs] == []
+    assert set(claim.shunned.ids()) == {good, poison}
+
+
+def test_a_job_whose_change_is_silently_passed_over_is_set_aside(db, factory, claim, monkeypatch):
+    first, silent, third = (factory.job() for _ in range(3))
+    factory._conn.execute(
+        "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN IF NEW.id = {silent} THEN RETURN NULL; END IF; RETURN NEW; END $$"
+    )
+    factory._conn.execute(
+        "CREATE TRIGGER ignore BEFORE UPDATE ON oban_jobs FOR EACH ROW EXECUTE FUNCTION ignore()"
+    )
+    turn = fetch._turn_in_parts(db, claim, (), 5)
+
+    assert [job.id for job in turn.jobs] == [first, third]
+    assert claim.shunned.ids() == [silent]
+
+
+def test_what_was_set_aside_is_tried_again_later(monkeypatch):
+    monkeypatch.setattr(fetch, "SHUN_PERIOD", 0.0)
+    shunned = fetch.Shunned()
+    shunned.add(5)
+
+    assert shunned.ids() == []
+
+
+def test_what_is_logged_of_a_refusal_does_not_quote_the_row(db, factory, claim, caplog):
+    factory.job(args={"card": "s3cret"})
+    factory._conn.execute("ALTER TABLE oban_jobs ADD CHECK (state <> 'executing')")
+    fetch.turn(db, claim, (), 5)
+
+    assert "cannot be started" in caplog.text
+    assert "s3cret" not in caplog.text

@@ -130,6 +130,22 @@ def test_args_changed_after_new_are_stored_changed_and_checked_again(oban):
         oban.enqueue(job)
 
 
+def test_a_job_that_was_stored_or_ran_may_be_stored_again(oban):
+    first = Echo.enqueue({"n": 1}, tags=["a"])
+    again = oban.enqueue(first)
+    later = oban.enqueue(Echo.enqueue(schedule_in=3600))
+    loaded = oban.enqueue(oban.get_job(first.id))
+
+    assert [oban.get_job(job.id).state for job in (again, later, loaded)] == [
+        "available",
+        "scheduled",
+        "available",
+    ]
+    assert len({first.id, again.id, loaded.id}) == 3
+    assert (again.args, again.tags, again.attempt) == ({"n": 1}, ["a"], 0)
+    assert again.inserted_at >= first.inserted_at
+
+
 def test_the_same_job_may_be_stored_twice(oban):
     job = Echo.new({"n": 1})
     first, second = oban.enqueue(job), oban.enqueue(job)

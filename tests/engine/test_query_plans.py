@@ -42,7 +42,7 @@ STATEMENTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"oban_jobs_pkey"},
     ),
     "job_reconcile": (
-        {"queue": "queue1", "owner": "owner", "known": "{1,2}"},
+        {"queue": "queue1", "owner": "owner", "ids": "{1}", "fences": '{"2026-01-01"}'},
         {"oban_jobs_executing_index", "oban_jobs_pkey"},
     ),
     "job_fence_list": ({"ids": "{1,2}"}, {"oban_jobs_pkey"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -71,7 +72,7 @@ def raising(error):
 )
 def test_whatever_a_job_raises_becomes_a_retry_with_its_text(error):
     outcome = execute(job_of(raising(error)))
-    row = outcome.to_row()
+    row = json.loads(outcome.to_json())
 
     assert outcome.state == "retryable"
     assert 17 <= outcome.schedule_in <= 19

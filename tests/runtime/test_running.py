@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 
 import pytest
@@ -19,7 +22,7 @@ from oban_sync import (
     job,
     worker,
 )
-from oban_sync.engine import migrations
+from oban_sync.engine import fetch, migrations
 from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
@@ -319,3 +322,89 @@ def test_two_obans_of_other_prefixes_live_side_by_side(make_oban, probe, dsn):
 
     second.stop()
     schema.uninstall(dsn, prefix="second_prefix")
+
+
+@worker(queue="alpha")
+class Curious:
+    def process(self, job):
+        age = job.attempted_at - job.scheduled_at
+
+        if job.args["fail"]:
+            raise ValueError(age)
+
+
+def test_a_job_that_looks_at_its_times_ends_like_any_other(make_oban, probe, factory):
+    make_oban(queues={"alpha": 1}).start()
+    jobs = [Curious.enqueue({"fail": fail}) for fail in (True, False)]
+    probe.next("oban.job.exception")
+    probe.next("oban.job.stop")
+    eventually(lambda: factory.count(state="executing") == 0)
+
+    assert factory.states(*(job.id for job in jobs)) == ["retryable", "completed"]
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(make_oban, probe, monkeypatch, factory):
+    failures = iter([RuntimeError("can't start new thread")] * 2)
+    original = ThreadPoolExecutor.submit
+
+    def submit(self, *args):
+        if (error := next(failures, None)) is not None:
+            raise error
+
+        return original(self, *args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    oban = make_oban(queues={"alpha": 2})
+    oban.enqueue_many(Echo.new() for _ in range(10))
+    oban.start()
+    eventually(lambda: factory.count(state="completed", attempt=1) == 10)
+
+
+def test_a_log_filter_that_fails_ends_no_thread(make_oban, probe, monkeypatch):
+    class Broken(logging.Filter):
+        def filter(self, record):
+            raise KeyError("broken filter")
+
+    log = logging.getLogger("oban_sync.runtime")
+    broken = Broken()
+    oban = make_oban(queues={"alpha": 1}).start()
+    probe.next("oban.stager.stage.stop")
+    original = fetch.turn
+    failures = iter([RuntimeError("once"), RuntimeError("twice")])
+
+    def turn(*args, **kwargs):
+        if (error := next(failures, None)) is not None:
+            raise error
+
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(fetch, "turn", turn)
+    log.addFilter(broken)
+
+    try:
+        Echo.enqueue()
+
+        assert probe.next("oban.job.stop")["state"] == "completed"
+    finally:
+        log.removeFilter(broken)
+
+    assert oban.running
+
+
+def test_work_is_taken_that_a_lost_statement_commits_late(make_oban, probe, conn, factory):
+    """A statement whose client is gone goes on, and may take jobs long after the reconnect."""
+    oban = make_oban(queues={"alpha": 1}).start()
+    [producer] = oban._lifecycle._supervisor._producers
+    producer._unsure_until = time.monotonic() + 0.3
+    late = factory.job(
+        queue="alpha",
+        worker="tests.Echo",
+        state="executing",
+        attempt=1,
+        attempted_at="2026-01-01",
+        attempted_by=["node", producer.uuid],
+    )
+    producer.wake()
+    eventually(lambda: factory.states(late) == ["completed"])
+
+    assert factory.row(late)["attempt"] == 1

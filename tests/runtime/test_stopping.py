@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from oban_sync import NotRunningError
+from oban_sync import NotRunningError, Oban, telemetry, worker
+from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
 
@@ -220,3 +221,43 @@ def test_racing_starts_and_stops_end_with_nothing_running(make_oban):
 
     assert not oban.running
     assert failures == []
+
+
+@worker(queue="alpha", name="tests.Stopper")
+class Stopper:
+    def process(self, job):
+        assert Oban.get_instance().stop() is False
+
+
+def test_a_job_may_stop_its_own_oban(make_oban, factory):
+    oban = make_oban(queues={"alpha": 2}).start()
+    job = Stopper.enqueue()
+    eventually(lambda: not oban.running)
+    oban.stop()
+
+    assert factory.states(job.id) == ["completed"]
+
+
+@pytest.mark.parametrize("event", ["oban.producer.turn", "oban.stager.stage.stop"])
+def test_a_handler_on_a_loops_thread_may_stop_the_oban(make_oban, factory, event):
+    oban = make_oban(queues={"alpha": 2})
+    oban.enqueue_many(Echo.new() for _ in range(10))
+    telemetry.attach("stopper", [event], lambda event, fields: oban.stop())
+
+    try:
+        oban.start()
+        eventually(lambda: not oban.running)
+        oban.stop()
+    finally:
+        telemetry.detach("stopper")
+
+    assert factory.count(state="executing") == 0
+
+
+def test_a_start_that_fails_leaves_the_one_that_runs_alone(make_oban, probe, monkeypatch):
+    oban = make_oban(queues={"alpha": 1}).start()
+    monkeypatch.setattr(oban._assembly, "build", lambda: 1 / 0)
+    oban.start()
+    Echo.enqueue()
+
+    assert probe.next("oban.job.stop")["state"] == "completed"

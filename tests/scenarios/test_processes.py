@@ -227,6 +227,17 @@ def test_a_signal_during_the_start_stops_gracefully_too(spawn, factory):
     assert factory.states(job)[0] in ("completed", "available")
 
 
+def test_nothing_is_imported_from_the_folder_unless_something_is_named(spawn, folder):
+    (folder / "oban.toml").write_text('imports = ["evil"]\n[queues]\nalpha = 1\n')
+    (folder / "evil.py").write_text("print('EVIL CODE RUNS', flush=True)\n")
+
+    # -P, because `python -m` itself would put the folder on the path; the command does not.
+    returncode, out, err = end_of(spawn("-P", "-m", "oban_sync", "start"))
+
+    assert (returncode, out) == (2, "")
+    assert "no module 'evil'" in err
+
+
 def test_exit_handlers_of_the_application_run(spawn, folder):
     with (folder / "shop.py").open("a") as file:
         file.write("\nimport atexit; atexit.register(print, 'farewell', flush=True)\n")
@@ -311,13 +322,18 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
         "from shop import *\n"
         "oban.start()\n"
         "Quick.enqueue()\n"
+        "before = {row[0] for row in oban.connection().__enter__().execute("
+        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%: queues'\")}\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    assert not oban.running\n"
         "    Quick.enqueue()\n"
         "    oban.drain_queue('alpha')\n"
-        "    os._exit(0)\n"
+        "    sys.exit(0)\n"
         "assert os.waitpid(pid, 0)[1] == 0\n"
+        "pids = lambda: {row[0] for row in oban.connection().__enter__().execute("
+        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%: queues'\")}\n"
+        "assert before <= pids(), (before, pids())\n"
         "assert oban.running\n"
         "Quick.enqueue()\n"
         "oban.stop()\n"

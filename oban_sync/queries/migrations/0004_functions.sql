@@ -38,7 +38,14 @@ RETURNS jsonb[]
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    SELECT (errors || entry)[greatest(1, coalesce(cardinality(errors), 0) + 2 - most):]
+    -- An array of more dimensions takes no entry; nobody but a mistake makes one.
+    SELECT CASE
+        WHEN array_ndims(errors) > 1 THEN ARRAY[entry]
+        ELSE (errors || entry)[
+            array_lower(errors || entry, 1) + greatest(0, coalesce(cardinality(errors), 0) + 1 - most)
+            :
+        ]
+    END
 $function$;
 
 CREATE OR REPLACE FUNCTION /* schema */oban_sync_add_error(errors jsonb, entry jsonb, most integer)
