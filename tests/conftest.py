@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oban_sync import Oban, schema
+from oban_sync import Oban, schema, telemetry
 from oban_sync.core import instances
 from oban_sync.embedded import Server
 from oban_sync.engine.connections import open_loop_pool
@@ -152,6 +152,7 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
     instances.clear()
+    telemetry.log.detach()
     left = [
         thread
         for thread in threading.enumerate()

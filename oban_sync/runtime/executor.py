@@ -152,7 +152,7 @@ def _message(error: BaseException | None, outcome: Outcome) -> str:
 
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return shown(type(error))
 
 

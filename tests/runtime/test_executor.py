@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from datetime import timedelta
 
 import pytest
 
-from oban_sync import Cancel, Record, current_job, worker
+from oban_sync import Cancel, Record, current_job, telemetry, worker
 from oban_sync.core.job import Job
 from oban_sync.runtime.executor import describe, execute
 
 
 class BadText(Exception):
+    def __repr__(self):
+        return "BadText()"
+
     def __str__(self):
         raise RuntimeError("no text")
 
@@ -83,6 +87,17 @@ def test_whatever_a_job_raises_becomes_a_retry_with_its_text(error):
     row["error"]["error"].encode()
     assert row["error"]["attempt"] == 1
     assert row["error"]["at"].endswith("Z")
+
+
+@pytest.mark.parametrize("error", [BadText(), WorseText()], ids=repr)
+def test_an_error_without_a_text_is_logged_and_recorded_all_the_same(error, caplog):
+    telemetry.log.attach(failures_only=True)
+
+    with caplog.at_level(logging.WARNING):
+        outcome = execute(job_of(raising(error)))
+
+    assert type(error).__name__ in outcome.error_text
+    assert type(error).__name__ in caplog.text
 
 
 def test_the_last_attempt_is_given_up():
