@@ -21,7 +21,7 @@ from oban_sync.engine.connections import (
     open_loop_pool,
     why_unavailable,
 )
-from oban_sync.engine.session import Db, Tx, translated
+from oban_sync.engine.session import Db, KeptDb, Tx, translated
 from oban_sync.runtime.notifier import Notifier
 from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.stager import Stager
@@ -99,7 +99,10 @@ class Assembly:
 
         # Short, so that a stop is not held up for long; the loops try again anyway.
         db = Db(pool, config.prefix, timeout=2.0)
-        producers = {queue.name: Producer(queue, db, node=self.node) for queue in config.queues}
+        producers = {
+            queue.name: Producer(queue, KeptDb(pool, config.prefix, timeout=2.0), node=self.node)
+            for queue in config.queues
+        }
 
         def wake(queue: str) -> None:
             if (producer := producers.get(queue)) is not None:

@@ -55,7 +55,7 @@ POWERS: dict[str, set[str]] = {
     "os.getenv": set(),
     "os._exit": {"cli", "runtime/foreground.py"},
     "sys.exit": {"cli"},
-    "time.sleep": set(),
+    "time.sleep": {"runtime/producer.py"},  # of 0, to yield; it waits for nothing
     "datetime.now": {"core/clock.py"},
     "time.time": set(),
     "print": set(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def utc_now() -> datetime:
@@ -25,3 +25,18 @@ def from_wire(text: str) -> datetime:
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError as error:
         raise ValueError(f"{text!r} is no time that Python can express") from error
+
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def from_micros(value: int) -> datetime:
+    """Read a timestamp as PostgreSQL keeps it: microseconds since 2000.
+
+    Raises:
+        ValueError: As `from_wire`.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=value)
+    except OverflowError as error:
+        raise ValueError(f"{value} us since 2000 is no time that Python can express") from error

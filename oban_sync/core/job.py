@@ -41,7 +41,7 @@ class _Lazy(Generic[Shape]):
     And one that cannot be read must not stop a fetch, only the job that looks at it.
     """
 
-    def __init__(self, field: str, parse: Callable[[str], Shape]) -> None:
+    def __init__(self, field: str, parse: Callable[[Any], Shape]) -> None:
         self._field = field
         self._slot = f"_{field}"
         self._parse = parse
@@ -58,7 +58,7 @@ class _Lazy(Generic[Shape]):
 
         value = getattr(job, self._slot)
 
-        if type(value) is not str:
+        if type(value) is not str and type(value) is not int:
             return value  # type: ignore[no-any-return]
 
         try:
@@ -79,8 +79,8 @@ def _list(text: str) -> list[dict[str, Any]]:
     return _of_shape(list, payload.decode(text))
 
 
-def _moment(text: str) -> datetime | None:
-    return clock.from_wire(text)
+def _moment(value: str | int) -> datetime | None:
+    return clock.from_wire(value) if isinstance(value, str) else clock.from_micros(value)
 
 
 def _of_shape(shape: type[Shape], value: object) -> Shape:
@@ -134,7 +134,7 @@ class Job:
     )
 
     id: int | None
-    key: tuple[int, str]
+    key: tuple[int, int]
     state: JobState
     queue: str
     worker: str
@@ -286,21 +286,23 @@ class Job:
         """A job just taken from its queue. This is the hot path: no parsing, no checks."""
         job = _blank()
         (
+            job.priority,
+            job._scheduled_at,
             job.id,
             job.worker,
             job._args,
             job._meta,
             job._errors,
-            job.tags,
+            tags,
             job.attempt,
             job.max_attempts,
-            job.priority,
             job._inserted_at,
-            job._scheduled_at,
             job._attempted_at,
+            _,
         ) = row
+        job.tags = [] if tags is None else tags
         # Of its own, because process may change every field of its job, and reading one parses it.
-        job.key = (row[0], row[11])
+        job.key = (row[2], row[11])
         job.state = JobState.EXECUTING
         job.queue = queue
         job.attempted_by = attempted_by
@@ -329,7 +331,7 @@ class Job:
         return job
 
 
-FetchedRow = tuple[int, str, str, str, str, list[str], int, int, int, str, str, str]
+FetchedRow = tuple[int, int, int, str, str, str, str, list[str] | None, int, int, int, int, int]
 
 
 def _blank() -> Job:

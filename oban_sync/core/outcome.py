@@ -139,7 +139,7 @@ class Outcome:
         return payload.dumps(
             {
                 "id": self.job.key[0],
-                "fence": self.job.key[1],
+                "fence": clock.to_wire(clock.from_micros(self.job.key[1])),
                 "state": self.state.value,
                 "spent": self.spent,
                 "schedule_in": self.schedule_in,

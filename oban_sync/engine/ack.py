@@ -15,6 +15,7 @@ import psycopg
 from oban_sync.core.job import Job
 from oban_sync.core.outcome import Loss, Outcome
 from oban_sync.engine.session import Db, Tx, is_refusal, reason
+from oban_sync.engine.wire import Bigints, Timestamps
 
 log = logging.getLogger("oban_sync.engine")
 
@@ -24,7 +25,7 @@ MOST_ERRORS = 100
 #: Characters of JSON in one statement; PostgreSQL itself takes 256 MB.
 MOST_CHARACTERS = 16_000_000
 
-Key = tuple[int, str]
+Key = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ def release(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:
         with db.session() as tx:
             ids, fences = arrays(job.key for job in jobs)
             channel = tx.channel("insert")
-            rows = tx.tuples("job_release", ids=ids, fences=fences, owner=owner, channel=channel)
+            rows = tx.wired("job_release", ids=ids, fences=fences, owner=owner, channel=channel)
             back = set(rows)
             kept = [job for job in jobs if job.key not in back]
 
@@ -140,7 +141,7 @@ def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> list[i
 
     try:
         with db.session() as tx:
-            found = tx.tuples("job_reconcile", queue=queue, owner=owner, ids=ids, fences=fences)
+            found = tx.wired("job_reconcile", queue=queue, owner=owner, ids=ids, fences=fences)
     except psycopg.Error as error:
         if not is_refusal(error):
             raise
@@ -158,7 +159,7 @@ class Standing:
 
     id: int
     state: str
-    fence: str | None
+    fence: int | None
     owner: str | None
 
 
@@ -192,16 +193,11 @@ def array(ids: Iterable[int]) -> str:
     return "{" + ",".join(map(str, ids)) + "}"
 
 
-def arrays(keys: Iterable[Key]) -> tuple[str, str]:
-    """The ids and the fences of starts, as array texts."""
-    ids: list[str] = []
-    fences: list[str] = []
+def arrays(keys: Iterable[Key]) -> tuple[Bigints, Timestamps]:
+    """The ids and the fences of starts, by id."""
+    ordered = sorted(keys)
 
-    for job_id, fence in keys:
-        ids.append(str(job_id))
-        fences.append(f'"{fence}"')
-
-    return "{" + ",".join(ids) + "}", "{" + ",".join(fences) + "}"
+    return Bigints([key[0] for key in ordered]), Timestamps([key[1] for key in ordered])
 
 
 def _encoded(outcome: Outcome, loss: Loss = Loss.NOTHING) -> str:
@@ -222,11 +218,11 @@ def _encoded(outcome: Outcome, loss: Loss = Loss.NOTHING) -> str:
 def _ack(tx: Tx, rows: list[str], owner: str) -> set[Key]:
     outcomes = f"[{','.join(rows)}]"
 
-    return set(tx.tuples("job_ack", outcomes=outcomes, owner=owner, most=MOST_ERRORS))
+    return set(tx.wired("job_ack", outcomes=outcomes, owner=owner, most=MOST_ERRORS))
 
 
 def _standings(tx: Tx, ids: Iterable[int]) -> list[Standing]:
-    return tx.rows(Standing, "job_fence_list", ids=array(ids))
+    return [Standing(*row) for row in tx.wired("job_fence_list", ids=Bigints(list(ids)))]
 
 
 def _is_ours(tx: Tx, job: Job, owner: str) -> bool:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 import psycopg
 
@@ -15,10 +14,9 @@ from oban_sync.core.job import Job
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack
 from oban_sync.engine.session import Db, Tx, is_busy, is_refusal, reason
+from oban_sync.engine.wire import Bigints
 
 log = logging.getLogger("oban_sync.engine")
-
-_ORDER = attrgetter("priority", "_scheduled_at", "id")
 
 
 #: Seconds for which a job that could not be taken is left out.
@@ -212,7 +210,7 @@ def _ack_and_fetch(
     tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int
 ) -> tuple[int, list[Job]]:
     ids, fences = ack.arrays(outcome.job.key for outcome in plain)
-    rows = tx.tuples(
+    rows = tx.wired(
         "job_ack_and_fetch",
         ids=ids,
         fences=fences,
@@ -220,10 +218,15 @@ def _ack_and_fetch(
         demand=demand,
         node=claim.node,
         owner=claim.owner,
-        shunned=ack.array(claim.shunned.ids()),
+        shunned=Bigints(claim.shunned.ids()),
     )
     attempted_by = claim.attempted_by
-    jobs = [Job.fetched(row[1:], claim.queue, attempted_by) for row in rows if row[1] is not None]
-    jobs.sort(key=_ORDER)
+    acked = rows[0][-1]
 
-    return rows[0][0], jobs
+    if rows[0][0] is None:
+        return acked, []
+
+    # By priority, time and id: these are the first columns, and no two ids are the same.
+    rows.sort()
+
+    return acked, [Job.fetched(row, claim.queue, attempted_by) for row in rows]

@@ -27,6 +27,15 @@ def positional(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
 
 
 @cache
+def numbered(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
+    """The same with ``$1``, as PostgreSQL itself has it; what is used twice is sent once."""
+    text = statement(name, schema)
+    order = tuple(dict.fromkeys(_PARAMETER.findall(text)))
+
+    return _PARAMETER.sub(lambda found: f"${order.index(found[1]) + 1}", text), order
+
+
+@cache
 def migration(name: str, schema: str) -> tuple[str, ...]:
     """The statements of a file in `queries/migrations/`, one by one, for one schema."""
     text = (_QUERIES / "migrations" / f"{name}.sql").read_text("utf-8")

@@ -54,5 +54,4 @@ WHERE job.id = outcome.id
       ORDER BY held.id
       FOR UPDATE SKIP LOCKED
   ))
-RETURNING
-    job.id, pg_catalog.to_json(job.attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS fence
+RETURNING job.id, job.attempted_at

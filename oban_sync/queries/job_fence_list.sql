@@ -6,7 +6,7 @@
 SELECT
     id,
     state::text AS state,
-    pg_catalog.to_json(attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS fence,
+    attempted_at AS fence,
     attempted_by[2] AS owner
 FROM /* schema */oban_jobs
-WHERE id = ANY (%(ids)s::text::bigint[])
+WHERE id = ANY (%(ids)s::bigint[])

@@ -21,8 +21,8 @@ WHERE id = ANY (ARRAY(
       AND NOT EXISTS (
           SELECT
           FROM ROWS FROM (
-              pg_catalog.unnest(%(ids)s::text::bigint[]),
-              pg_catalog.unnest(%(fences)s::text::timestamp[])
+              pg_catalog.unnest(%(ids)s::bigint[]),
+              pg_catalog.unnest(%(fences)s::timestamp[])
           ) AS known (id, fence)
           WHERE known.id = job.id
             AND known.fence = job.attempted_at

@@ -1,7 +1,7 @@
 -- Hand back jobs that were started but not finished, without spending the attempt.
 --
---   ids      bigint[] as text     the jobs
---   fences   timestamp[] as text  when each was started
+--   ids      bigint[]             the jobs
+--   fences   timestamp[]          when each was started
 --   owner    uuid as text         the producer that started them
 --   channel  text                 where nodes listen for available jobs
 --
@@ -11,18 +11,14 @@ WITH released AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'available',
         attempt = greatest(job.attempt - 1, 0)
-    FROM ROWS FROM (
-        pg_catalog.unnest(%(ids)s::text::bigint[]),
-        pg_catalog.unnest(%(fences)s::text::timestamp[])
-    ) AS started (id, fence)
-    WHERE job.id = started.id
-      AND job.attempted_at = started.fence
+    WHERE job.attempted_at
+          = (%(fences)s::timestamp[])[pg_catalog.width_bucket(job.id, %(ids)s::bigint[])]
       AND job.attempted_by[2] = %(owner)s::text
       AND job.state::text = 'executing'
       AND job.id = ANY (ARRAY(
           SELECT held.id
           FROM /* schema */oban_jobs AS held
-          WHERE held.id = ANY (%(ids)s::text::bigint[])
+          WHERE held.id = ANY (%(ids)s::bigint[])
           ORDER BY held.id
           FOR UPDATE SKIP LOCKED
       ))
@@ -37,6 +33,6 @@ told AS (
 )
 SELECT
     released.id,
-    pg_catalog.to_json(released.attempted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS fence
+    released.attempted_at
 FROM released
 CROSS JOIN (SELECT count(*) FROM told) AS told

@@ -11,7 +11,7 @@ from typing import Any
 
 from oban_sync import telemetry
 from oban_sync.core import backoff, worker
-from oban_sync.core.clock import from_wire
+from oban_sync.core.clock import from_micros
 from oban_sync.core.errors import shown
 from oban_sync.core.job import CURRENT, Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
@@ -33,7 +33,9 @@ def execute(job: Job, *, keep_error: bool = False) -> Outcome:
     started = time.monotonic_ns()
 
     try:
-        telemetry.emit("oban.job.start", {"job": job, "monotonic_time": started})
+        if telemetry.listened("oban.job.start"):
+            telemetry.emit("oban.job.start", {"job": job, "monotonic_time": started})
+
         outcome, error = _run(job)
         _report(job, outcome, error, started)
     except BaseException as trouble:
@@ -162,7 +164,7 @@ def _queue_time(job: Job) -> int:
         if (due := job.scheduled_at) is None:
             return 0
 
-        waited = from_wire(job.key[1]) - due
+        waited = from_micros(job.key[1]) - due
     except Exception:
         return 0
 

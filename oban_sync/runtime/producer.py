@@ -18,7 +18,7 @@ from oban_sync.core.config import QueueConfig, new_identity
 from oban_sync.core.job import Job
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
-from oban_sync.engine.session import Db
+from oban_sync.engine.session import KeptDb
 from oban_sync.runtime.executor import execute
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.slots import EndingError, Slots
@@ -27,11 +27,6 @@ log = logging.getLogger("oban_sync.runtime")
 
 #: Seconds between looks at the queue without any reason; the stager's wakes make it a formality.
 IDLE_INTERVAL = 30.0
-
-#: Seconds without an outcome after which no more are waited for, and the most there are waited for
-#: in all: a fraction of what a commit takes.
-GATHER_GAP = 0.000_05
-GATHER_PERIOD = 0.000_5
 
 #: Seconds before another try at rows that another transaction held.
 RETRY_PAUSE = 0.2
@@ -52,7 +47,7 @@ class Producer(Loop):
     a second one.
     """
 
-    def __init__(self, queue: QueueConfig, db: Db, *, node: str) -> None:
+    def __init__(self, queue: QueueConfig, db: KeptDb, *, node: str) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
         self.uuid = new_identity()
@@ -123,6 +118,7 @@ class Producer(Loop):
 
     def closed(self) -> None:
         """Let the slots go, and say what could not be written."""
+        self._db.give_back()
         self._slots.close()
 
         if self._running or self._outcomes:
@@ -166,21 +162,22 @@ class Producer(Loop):
         self._report(outcomes, turn, demand, started)
 
     def _dispatch(self, jobs: list[Job]) -> None:
-        for index, job in enumerate(jobs):
-            self._running.add(job)
+        busy = len(self._running)
+        self._running.update(jobs)
 
-            try:
-                self._slots.submit(job, running=len(self._running))
-            except BaseException as error:
-                self._running.update(jobs[index:])
-                self._hand_back(jobs[index:], level=logging.INFO)
+        try:
+            self._slots.grow(len(self._running))
+            self._slots.submit(jobs)
+        except BaseException as error:
+            room = max(0, self._slots.size - busy)
+            self._slots.submit(jobs[:room])
+            self._hand_back(jobs[room:], level=logging.INFO)
 
-                if not isinstance(error, EndingError):
-                    raise
+            if not isinstance(error, EndingError):
+                raise
 
-                self._quiet = True
-                log.info("queue %r takes no more jobs: %s", self.queue.name, error)
-                break
+            self._quiet = True
+            log.info("queue %r takes no more jobs: %s", self.queue.name, error)
 
     def _reconcile(self) -> None:
         settled = time.monotonic() >= self._unsure_until
@@ -212,8 +209,11 @@ class Producer(Loop):
             telemetry.emit("oban.producer.release", {"queue": self.queue.name, "jobs": back})
 
     def _empty_mailbox(self) -> None:
-        while not self._mailbox.empty():
-            self._note(self._mailbox.get())
+        try:
+            while True:
+                self._note(self._mailbox.get_nowait())
+        except Empty:
+            return
 
     def _note(self, message: Outcome | None) -> None:
         if message is None:
@@ -226,6 +226,9 @@ class Producer(Loop):
     def _rest(self, pause: float) -> None:
         if self.stopping:
             pause = min(pause, self._pause() or 0.0)
+
+        if not self._running and not self._outcomes and self._mailbox.empty():
+            self._db.give_back()
 
         until = time.monotonic() + pause
 
@@ -247,13 +250,9 @@ class Producer(Loop):
         Jobs handed out together tend to finish together. Without this the first of them would be
         written alone, and the others wait for its commit: two turns where one is enough.
         """
-        until = time.monotonic() + GATHER_PERIOD
-
-        while self._running and time.monotonic() < until:
-            try:
-                self._note(self._mailbox.get(timeout=GATHER_GAP))
-            except Empty:
-                return
+        if self._mailbox.qsize() < len(self._running):
+            # Not a pause: it lets go of the interpreter, so that threads about to finish can.
+            time.sleep(0)
 
     def _is_sure_by_now(self) -> bool:
         """Whether a last look is due for what a lost connection may have taken."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import concurrent.futures.thread
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
@@ -34,33 +35,36 @@ class Slots:
 
     def __init__(self, name: str, limit: int, run: Callable[[Job], None]) -> None:
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix=f"oban-{name}")
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._batches: SimpleQueue[deque[Job] | None] = SimpleQueue()
         self._limit = limit
         self._run = run
         self._serving = 0
         self._threads: list[Thread] = []
 
-    def submit(self, job: Job, *, running: int) -> None:
-        """Hand a job to a free thread.
+    @property
+    def size(self) -> int:
+        """How many threads there are."""
+        return self._serving
 
-        Args:
-            job: The job.
-            running: How many jobs run, this one included; never more than the limit.
+    def grow(self, size: int) -> None:
+        """See that there are that many threads; never more than the limit.
 
         Raises:
             EndingError: The interpreter is ending, and gives no more threads.
             RuntimeError: The system gives no more threads for now.
         """
-        if running > self._serving:
+        while self._serving < size:
             self._start_thread()
             self._serving += 1
 
-        self._jobs.put(job)
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Hand jobs to threads, of which as many have to be free; the most urgent first."""
+        self._batches.put(deque(jobs))
 
     def close(self) -> None:
         """Let each thread end when its job does; return at once."""
         for _ in range(self._serving):
-            self._jobs.put(None)
+            self._batches.put(None)
 
         self._executor.shutdown(wait=False)
 
@@ -96,7 +100,25 @@ class Slots:
         submitted.wait()
         _leave_to_its_fate(thread)
 
-        while (job := self._jobs.get()) is not None:
+        while (batch := self._batches.get()) is not None:
+            self._serve_batch(batch)
+
+    def _serve_batch(self, batch: deque[Job]) -> None:
+        passed_on = False
+
+        while batch:
+            try:
+                job = batch.popleft()
+            except IndexError:
+                # Another thread was faster.
+                return
+
+            if batch and not passed_on:
+                # Wakes one more thread, which does the same. Of short jobs this thread may run
+                # all, and a wake for each of them would cost more than they do.
+                self._batches.put(batch)
+                passed_on = True
+
             try:
                 self._run(job)
             except BaseException:

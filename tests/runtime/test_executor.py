@@ -33,6 +33,8 @@ class WorseText(Exception):
 
 def job_of(cls, *, attempt=1, max_attempts=20, args="{}"):
     fetched = (
+        0,
+        0,
         1,
         cls.__oban_worker__.name,
         args,
@@ -42,9 +44,8 @@ def job_of(cls, *, attempt=1, max_attempts=20, args="{}"):
         attempt,
         max_attempts,
         0,
-        "",
-        "",
-        "",
+        0,
+        0,
     )
 
     return Job.fetched(fetched, "default", ["node", "uuid"])
@@ -160,7 +161,7 @@ def test_a_backoff_that_fails_is_recorded_and_replaced_by_the_default(backoff):
 
 
 def test_an_unknown_worker_is_a_failure_that_says_what_to_do():
-    row = (1, "nobody.Home", "{}", "{}", "[]", [], 1, 20, 0, "", "", "")
+    row = (0, 0, 1, "nobody.Home", "{}", "{}", "[]", [], 1, 20, 0, 0, 0)
     outcome = execute(Job.fetched(row, "default", ["n", "u"]))
 
     assert outcome.state == "retryable"
@@ -170,7 +171,7 @@ def test_an_unknown_worker_is_a_failure_that_says_what_to_do():
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 500, "a\0b", "os.system"])
 def test_a_row_with_any_worker_name_fails_alone(name):
-    outcome = execute(Job.fetched((1, name, "{}", "{}", "[]", [], 1, 1, 0, "", "", ""), "q", []))
+    outcome = execute(Job.fetched((0, 0, 1, name, "{}", "{}", "[]", [], 1, 1, 0, 0, 0), "q", []))
 
     assert outcome.state == "discarded"
 
