@@ -99,8 +99,10 @@ class Assembly:
 
         # Short, so that a stop is not held up for long; the loops try again anyway.
         db = Db(pool, config.prefix, timeout=2.0)
+        # A producer may keep its connection while it is busy only where all of them can at once.
+        kind = KeptDb if len(config.queues) < size else Db
         producers = {
-            queue.name: Producer(queue, KeptDb(pool, config.prefix, timeout=2.0), node=self.node)
+            queue.name: Producer(queue, kind(pool, config.prefix, timeout=2.0), node=self.node)
             for queue in config.queues
         }
 

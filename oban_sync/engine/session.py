@@ -139,6 +139,9 @@ class Db:
         with self.session() as tx, tx.conn.transaction():
             yield tx
 
+    def give_back(self) -> None:
+        """Nothing is kept; see `KeptDb`."""
+
     @contextmanager
     def borrowed(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection for the application's own statements, whose errors stay the driver's.

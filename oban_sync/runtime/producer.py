@@ -18,7 +18,7 @@ from oban_sync.core.config import QueueConfig, new_identity
 from oban_sync.core.job import Job
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
-from oban_sync.engine.session import KeptDb
+from oban_sync.engine.session import Db
 from oban_sync.runtime.executor import execute
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.slots import EndingError, Slots
@@ -47,7 +47,7 @@ class Producer(Loop):
     a second one.
     """
 
-    def __init__(self, queue: QueueConfig, db: KeptDb, *, node: str) -> None:
+    def __init__(self, queue: QueueConfig, db: Db, *, node: str) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
         self.uuid = new_identity()

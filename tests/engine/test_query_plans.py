@@ -87,6 +87,9 @@ def test_a_statement_goes_through_its_indexes(db, conn, name, moment):
     used = {node["Index Name"] for node in nodes(found[0]["Plan"]) if "Index Name" in node}
 
     assert used == indexes
+    # Through an index, and not along the whole of it.
+    through = [node for node in nodes(found[0]["Plan"]) if "Index Name" in node]
+    assert [node["Index Name"] for node in through if "Index Cond" not in node] == []
     assert not [node for node in scans if node["Node Type"] == "Seq Scan"]
 
 

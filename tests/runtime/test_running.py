@@ -408,3 +408,19 @@ def test_work_is_taken_that_a_lost_statement_commits_late(make_oban, probe, conn
     eventually(lambda: factory.states(late) == ["completed"])
 
     assert factory.row(late)["attempt"] == 1
+
+
+def test_many_busy_queues_share_a_few_connections(make_oban, factory, conn):
+    names = [f"queue-{number}" for number in range(8)]
+    oban = make_oban(queues=dict.fromkeys(names, 2))
+    oban.enqueue_many(Echo.new(queue=name) for _ in range(100) for name in names)
+    oban.start()
+    eventually(lambda: factory.count(state="completed") == 800)
+
+    [(connections,)] = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name LIKE '%: queues' AND datname = current_database()"
+    ).fetchall()
+
+    assert connections <= 4
+    assert factory.count(attempt=1) == 800
