@@ -8,7 +8,8 @@
 -- Gives: staged (how many), awake (the queues that have available jobs, the staged ones included).
 --
 -- Rows that another transaction holds are skipped; the next call gets them. awake backs up the
--- notifications: a node that missed one finds its jobs by this.
+-- notifications: a node that missed one finds its jobs by this. LIMIT keeps its subselect from being
+-- turned into a join, which would read all available jobs.
 WITH staged AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'available'
@@ -39,11 +40,13 @@ SELECT
     ARRAY(
         SELECT own.queue
         FROM pg_catalog.unnest(%(queues)s::text[]) AS own (queue)
-        WHERE EXISTS (
-            SELECT FROM /* schema */oban_jobs AS job
+        WHERE (
+            SELECT true
+            FROM /* schema */oban_jobs AS job
             WHERE job.state = 'available'
               AND job.queue = own.queue
               AND job.attempt < job.max_attempts
+            LIMIT 1
         )
         UNION
         SELECT queue FROM woken
