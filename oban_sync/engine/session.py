@@ -201,7 +201,8 @@ class KeptDb(Db):
                 if self._conn is None:
                     self._conn = self._pool.getconn(self._timeout)
 
-                yield Tx(self._conn, self.schema)
+                with _discarded_if_useless(self._conn):
+                    yield Tx(self._conn, self.schema)
         except BaseException:
             self.give_back()
             raise

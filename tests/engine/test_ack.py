@@ -12,6 +12,8 @@ from oban_sync import DatabaseUnavailableError
 from oban_sync.core.job import JobState
 from oban_sync.core.outcome import Outcome, Record, Snooze, of_result
 from oban_sync.engine import ack, fetch, upkeep
+from oban_sync.engine.connections import open_loop_pool
+from oban_sync.engine.session import Db, KeptDb
 
 
 @pytest.fixture
@@ -417,8 +419,17 @@ def test_a_job_taken_twice_is_known_by_its_start(db, factory, claim, taken):
     assert factory.states(first.id) == ["available"]
 
 
-def test_a_column_changed_under_a_live_session_sets_no_job_aside(db, factory, claim, taken):
-    taken()
+@pytest.mark.parametrize("kind", [Db, KeptDb])
+def test_a_column_changed_under_a_live_session_sets_no_job_aside(dsn, prefix, factory, claim, kind):
+    with open_loop_pool(dsn, name="test", size=1) as pool:
+        db = kind(pool, prefix)
+        change_a_column_under(db, factory, claim)
+        db.give_back()
+
+
+def change_a_column_under(db, factory, claim):
+    factory.job()
+    assert len(fetch.turn(db, claim, (), 1).jobs) == 1
     factory._conn.execute("ALTER TABLE oban_jobs ALTER worker TYPE varchar")
     job_id = factory.job()
 
