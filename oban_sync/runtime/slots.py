@@ -81,9 +81,10 @@ class Slots:
 
     def _start_thread(self) -> None:
         submitted = Event()
+        stays: SimpleQueue[bool] = SimpleQueue()
 
         try:
-            self._executor.submit(self._serve, submitted)
+            self._executor.submit(self._serve, submitted, stays)
         except RuntimeError as error:
             if getattr(concurrent.futures.thread, "_shutdown", False):
                 raise EndingError(str(error)) from error
@@ -93,12 +94,22 @@ class Slots:
             # Also when no thread could be started: the next one will find this in the queue.
             submitted.set()
 
-    def _serve(self, submitted: Event) -> None:
+        if not stays.get():
+            raise EndingError("the interpreter is ending")
+
+    def _serve(self, submitted: Event, stays: SimpleQueue[bool]) -> None:
         thread = current_thread()
         self._threads.append(thread)
         # The executor registers a thread after starting it: before that, nothing can be undone.
         submitted.wait()
         _leave_to_its_fate(thread)
+
+        # Had the exit begun before, it may wait for this thread already, which then has to end.
+        ending = bool(getattr(concurrent.futures.thread, "_shutdown", False))
+        stays.put(not ending)
+
+        if ending:
+            return
 
         while (batch := self._batches.get()) is not None:
             self._serve_batch(batch)
