@@ -16,9 +16,11 @@ from psycopg_pool import ConnectionPool
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
 from oban_sync.core import instances, worker
-from oban_sync.core.config import StagerConfig, check_seconds, check_whole, mask
+from oban_sync.core.checks import check_seconds, check_whole
+from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.core.job import Job
+from oban_sync.core.loops import StagerConfig
 from oban_sync.engine import connections
 from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.session import Db

@@ -22,10 +22,12 @@ ROOMS: dict[str, set[str]] = {
     "embedded": {"core"},
     "engine": {"core", "telemetry"},
     "runtime": {"core", "telemetry", "engine"},
+    "plugins": {"core", "telemetry", "engine", "runtime"},
     "settings": {"core"},
-    "assembly": {"core", "embedded", "engine", "runtime"},
+    "control": {"core", "telemetry", "engine"},
+    "assembly": {"core", "embedded", "engine", "runtime", "plugins"},
     "schema": {"core", "embedded", "engine"},
-    "oban": {"core", "telemetry", "engine", "runtime", "assembly", "settings"},
+    "oban": {"core", "telemetry", "engine", "runtime", "control", "assembly", "settings"},
     "cli": {"core", "telemetry", "embedded", "assembly", "settings", "schema", "oban", "public"},
     "public": {"core", "telemetry", "schema", "oban"},
     "__main__": {"cli"},
@@ -223,7 +225,7 @@ def test_a_query_documents_exactly_the_parameters_it_takes(path):
 def test_a_query_names_tables_only_through_the_schema(path):
     body = statements.statement(path.stem, "SCHEMA")
 
-    for match in re.finditer(r"oban_(jobs|job_state|sync_migrations|sync_add_error)\b", body):
+    for match in re.finditer(r"\boban_(jobs|job_state|peers|producers|leaders|sync_\w+)\b", body):
         before = body[: match.start()]
 
         assert before.endswith(('"SCHEMA".', "'.")), f"unqualified {match[0]}"

@@ -6,17 +6,17 @@ returns a frozen, complete Config or raises a ConfigError that names the option.
 
 from __future__ import annotations
 
-import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from oban_sync.core import loops
+from oban_sync.core.checks import Check, check_seconds, check_whole
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
+from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
 
 #: NOTIFY channels are named after it, as ``prefix.oban_cronitor``, in 63 characters. A second $
@@ -40,19 +40,6 @@ class QueueConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StagerConfig:
-    """The loop that makes due jobs available.
-
-    Attributes:
-        interval: Seconds between rounds; also how late a job may start when a NOTIFY was lost.
-        limit: Most jobs staged by one statement; a full batch is followed by the next at once.
-    """
-
-    interval: float = 1.0
-    limit: int = 5_000
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """The checked options of one Oban; see `Oban` for their meaning."""
 
@@ -67,6 +54,9 @@ class Config:
     listen_conninfo: str | None = field(repr=False, default=None)
     pool_size: int = 10
     stager: StagerConfig = StagerConfig()
+    refresher: RefresherConfig = RefresherConfig()
+    leadership: LeadershipConfig = LeadershipConfig()
+    lifeline: LifelineConfig = LifelineConfig()
 
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> Config:
@@ -146,39 +136,6 @@ def parse_queues(option: str, text: str) -> dict[str, object]:
     return queues
 
 
-def check_seconds(option: str, value: object, *, least: float = 0.0) -> float:
-    """A finite number of seconds, or a timedelta."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)
-
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value < least
-    ):
-        raise ConfigError(option, f"{shown(value)} is not allowed; give seconds, {least:g} or more")
-
-    return float(value)
-
-
-def check_whole(option: str, value: object, least: int, most: int) -> int:
-    """A whole number within bounds; text from the environment counts."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(
-            option, f"{shown(value)} is not allowed; give a whole number from {least} to {most:,}"
-        )
-
-    return value
-
-
 def mask(conninfo: str) -> str:
     """A conninfo that may be shown: passwords replaced by ``***``."""
     if "://" not in conninfo:
@@ -226,27 +183,6 @@ def _check_queue(option: str, name: object, given: object) -> QueueConfig:
         return QueueConfig(checked, check_whole(f"{path}.limit", given["limit"], 1, MOST_LIMIT))
 
     return QueueConfig(checked, check_whole(path, given, 1, MOST_LIMIT))
-
-
-def _check_stager(option: str, value: object) -> StagerConfig:
-    if isinstance(value, StagerConfig):
-        return value
-
-    if not isinstance(value, Mapping):
-        raise ConfigError(option, f'{shown(value)} is not a mapping; give {{"interval": 1.0}}')
-
-    allowed = [item.name for item in fields(StagerConfig)]
-
-    for key in value:
-        if key not in allowed:
-            raise ConfigError(f"{option}.{key}", unknown(key, allowed))
-
-    defaults = StagerConfig()
-
-    return StagerConfig(
-        check_seconds(f"{option}.interval", value.get("interval", defaults.interval), least=0.01),
-        check_whole(f"{option}.limit", value.get("limit", defaults.limit), 1, 100_000),
-    )
 
 
 def _check_conninfo(option: str, value: object) -> str:
@@ -300,7 +236,7 @@ def _check_imports(option: str, value: object) -> tuple[str, ...]:
     return modules
 
 
-_CHECKS = {
+_CHECKS: dict[str, Check] = {
     "conninfo": _check_conninfo,
     "pool": _check_pool,
     "queues": check_queues,
@@ -311,7 +247,7 @@ _CHECKS = {
     "shutdown_grace_period": check_seconds,
     "listen_conninfo": _check_conninfo,
     "pool_size": lambda option, value: check_whole(option, value, 1, 1_000),
-    "stager": _check_stager,
+    **loops.CHECKS,
 }
 
 #: The names of all options.

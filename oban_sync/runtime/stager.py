@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from oban_sync import telemetry
-from oban_sync.core.config import StagerConfig
+from oban_sync.core.loops import StagerConfig
 from oban_sync.engine import upkeep
 from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.retry import conflicts_retried, until_available

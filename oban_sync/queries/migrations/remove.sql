@@ -12,6 +12,8 @@ BEGIN
         DROP TRIGGER IF EXISTS oban_sync_notify_insert ON /* schema */oban_jobs;
         DROP INDEX IF EXISTS /* schema */oban_jobs_available_index;
         DROP INDEX IF EXISTS /* schema */oban_jobs_executing_index;
+        DROP INDEX IF EXISTS /* schema */oban_jobs_cancel_index;
+        DROP INDEX IF EXISTS /* schema */oban_jobs_suspended_index;
     END IF;
 END
 $migration$;
@@ -21,5 +23,17 @@ DROP FUNCTION IF EXISTS /* schema */oban_sync_notify_insert();
 DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb[], jsonb, integer);
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb, jsonb, integer);
+
+DROP TABLE IF EXISTS /* schema */oban_sync_producers;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_nodes;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_leaders;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_controls;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_cron_slots;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_crons;
 
 DROP TABLE IF EXISTS /* schema */oban_sync_migrations;

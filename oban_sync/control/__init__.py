@@ -1,0 +1,1 @@
+"""The door for changes: what people do to jobs and queues, whether by Oban, shell or page."""

@@ -1,0 +1,1 @@
+"""Periodic duties, each one Loop; most of them on the leader only."""
