@@ -20,8 +20,3 @@ CREATE TABLE IF NOT EXISTS /* schema */oban_sync_controls (
 CREATE INDEX IF NOT EXISTS oban_jobs_cancel_index
 ON /* schema */oban_jobs (id)
 WHERE state = 'executing' AND meta ? 'cancel_requested_at';
-
--- Few jobs are suspended, if any; without this, counting them would read the whole table.
-CREATE INDEX IF NOT EXISTS oban_jobs_suspended_index
-ON /* schema */oban_jobs (queue, id)
-WHERE state = 'suspended';

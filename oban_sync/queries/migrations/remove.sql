@@ -13,7 +13,6 @@ BEGIN
         DROP INDEX IF EXISTS /* schema */oban_jobs_available_index;
         DROP INDEX IF EXISTS /* schema */oban_jobs_executing_index;
         DROP INDEX IF EXISTS /* schema */oban_jobs_cancel_index;
-        DROP INDEX IF EXISTS /* schema */oban_jobs_suspended_index;
     END IF;
 END
 $migration$;
