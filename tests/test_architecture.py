@@ -225,7 +225,9 @@ def test_a_query_documents_exactly_the_parameters_it_takes(path):
 def test_a_query_names_tables_only_through_the_schema(path):
     body = statements.statement(path.stem, "SCHEMA")
 
-    for match in re.finditer(r"\boban_(jobs|job_state|peers|producers|leaders|sync_(?!notify)\w+)\b", body):
+    names = r"\boban_(jobs|job_state|peers|producers|leaders|sync_(?!notify)\w+)\b"
+
+    for match in re.finditer(names, body):
         before = body[: match.start()]
 
         assert before.endswith(('"SCHEMA".', "'.")), f"unqualified {match[0]}"
