@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
+import psycopg
 from psycopg_pool import ConnectionPool
 
-from oban_sync.core.config import Config
+from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
+from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
+from oban_sync.core.lease import Lease
 from oban_sync.embedded import Server
 from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations
 from oban_sync.engine.connections import (
+    LISTENING,
     POOL_NAME,
     LazyPool,
     connect,
+    connect_reserved,
     conninfo_of,
+    is_pooled,
     open_application_pool,
     open_loop_pool,
     why_unavailable,
 )
+from oban_sync.engine.nodes import Identity, lock_key
+from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
+from oban_sync.plugins.lifeline import Lifeline
+from oban_sync.runtime.leader import Leader
+from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
 from oban_sync.runtime.producer import Producer
+from oban_sync.runtime.refresher import Refresher
+from oban_sync.runtime.roster import Roster
 from oban_sync.runtime.stager import Stager
 from oban_sync.runtime.supervisor import Supervisor
+
+log = logging.getLogger("oban_sync.runtime")
 
 #: Connections the loops share at the most, however many queues there are.
 MOST_LOOP_CONNECTIONS = 4
@@ -38,21 +57,19 @@ class Assembly:
     """The parts of one Oban, each made when first needed.
 
     Connections: the application pool (up to `pool_size`, none until used; or the one given), the
-    loops' pool (1 to 4), and the notifier's own.
+    loops' pool (1 to 4), and one each for the notifier, the refresher and the leader.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._server: Server | None = None
         self._installed = False
+        self._pooled = False
         self._application = LazyPool(self._open_application_pool)
         # By process, and never dropped: a parent's connections are not a child's to close.
         self._loops: dict[int, ConnectionPool[Any]] = {}
-
-    @property
-    def _pooled(self) -> bool:
-        """Whether a pooler stands before PostgreSQL: that is when LISTEN needs another way."""
-        return self.config.listen_conninfo is not None
+        self._made_by = os.getpid()
+        self._given_open = config.pool is not None and not config.pool.closed
 
     @property
     def node(self) -> str:
@@ -69,7 +86,17 @@ class Assembly:
         """The application pool."""
         given: ConnectionPool[Any] | None = self.config.pool
 
-        return self._application.get() if given is None else given
+        if given is None:
+            return self._application.get()
+
+        if self._given_open and self._made_by != os.getpid():
+            raise NotRunningError(
+                f"the pool of {self.config.name!r} was opened by process {self._made_by}, and this "
+                f"is process {os.getpid()}, forked from it: both would talk over the same "
+                "connections. Open a pool in each process after the fork, or give Oban a conninfo"
+            )
+
+        return given
 
     @property
     def db(self) -> Db:
@@ -87,43 +114,173 @@ class Assembly:
         """
         with translated(), connect(self._conninfo(), application_name="oban-sync: verify") as conn:
             migrations.verify(Tx(conn, self.config.prefix))
+            self._pooled = is_pooled(conn)
 
     def build(self) -> Supervisor:
         """Make the parts that run; nothing of them is started."""
         config = self.config
         conninfo = self._conninfo()
-        size = min(len(config.queues) + 1, MOST_LOOP_CONNECTIONS)
-        name = f"{POOL_NAME}{config.name}: queues"
-        pool = open_loop_pool(conninfo, name=name, size=size, pooled=self._pooled)
-        self._loops[os.getpid()] = pool
-
+        listens, sessions = self._how_to_listen(conninfo)
+        uuid = new_identity()
+        identity = Identity(
+            uuid, config.name, self.node, lock_key=lock_key(uuid) if sessions else None
+        )
+        lease = Lease(
+            config.refresher.max_age, config.refresher.unlocked_max_age, uses_lock=sessions
+        )
+        pool, roster = self._queues(conninfo, lease)
         # Short, so that a stop is not held up for long; the loops try again anyway.
         db = Db(pool, config.prefix, timeout=2.0)
-        # A producer may keep its connection while it is busy only where all of them can at once.
-        kind = KeptDb if len(config.queues) < size else Db
-        producers = {
-            queue.name: Producer(queue, kind(pool, config.prefix, timeout=2.0), node=self.node)
-            for queue in config.queues
-        }
+        notifier = None
 
-        def wake(queue: str) -> None:
-            if (producer := producers.get(queue)) is not None:
-                producer.wake()
+        if listens is not None:
+            notifier = Notifier(
+                self._connecting(listens, "notifier", more=LISTENING),
+                ping=identity.channel,
+                lock_key=identity.lock_key,
+                lease=lease,
+                on_connected=roster.wake_all,
+            )
 
-        def wake_all() -> None:
-            for producer in producers.values():
-                producer.wake()
+        def degraded() -> bool:
+            return notifier is None or notifier.degraded
 
-        notifier = Notifier(
-            config.listen_conninfo or conninfo,
-            config.prefix,
-            on_insert=wake,
-            on_connected=wake_all,
-            application_name=f"oban-sync {config.name}: notifier",
+        refresher = Refresher(
+            # A beat that a crash of PostgreSQL undoes is followed by another one.
+            self._reserved(conninfo, "refresher", {"synchronous_commit": "off"}),
+            identity,
+            roster,
+            lease,
+            config.refresher,
+            pinged=notifier.pinged if notifier is not None else lambda: None,
+            degraded=degraded,
         )
-        stager = Stager(db, list(producers), config.stager, wake=wake)
+        duties: list[Loop] = []
+        leader = None
 
-        return Supervisor(notifier, list(producers.values()), stager)
+        def wake_duties() -> None:
+            for duty in duties:
+                duty.wake()
+
+        if config.leadership.enabled:
+            leader = Leader(
+                self._reserved(conninfo, "leader"),
+                identity,
+                config.leadership,
+                on_elected=wake_duties,
+            )
+
+        duties += self._duties(db, identity, roster, leader, degraded)
+
+        if notifier is not None:
+            self._connect_channels(notifier, roster, refresher, leader)
+
+        return Supervisor(notifier, refresher, roster, leader, duties)
+
+    def _queues(self, conninfo: str, lease: Lease) -> tuple[ConnectionPool[Any], Roster]:
+        """The loops' pool, and the producers that work through it."""
+        config = self.config
+        size = min(len(config.queues) + 1, MOST_LOOP_CONNECTIONS)
+        name = f"{POOL_NAME}{config.name}: queues"
+        pool = open_loop_pool(conninfo, name=name, size=size)
+        self._loops[os.getpid()] = pool
+
+        # A producer may keep its connection while it is busy only where all of them can at once.
+        keeping = {queue.name for queue in config.queues} if len(config.queues) < size else set()
+
+        def make(queue: QueueConfig) -> Producer:
+            kind = KeptDb if queue.name in keeping else Db
+
+            return Producer(
+                queue, kind(pool, config.prefix, timeout=2.0), node=self.node, lease=lease
+            )
+
+        return pool, Roster(
+            config.queues,
+            make,
+            name=config.name,
+            node=self.node,
+            grace=config.shutdown_grace_period,
+        )
+
+    def _duties(
+        self,
+        db: Db,
+        identity: Identity,
+        roster: Roster,
+        leader: Leader | None,
+        degraded: Callable[[], bool],
+    ) -> list[Loop]:
+        """What is done every so often; by the leader alone, except for staging."""
+        config = self.config
+
+        def leads() -> bool:
+            return leader is not None and leader.is_leader
+
+        return [
+            Stager(db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded),
+            Lifeline(db, identity.uuid, config.lifeline, leads=leads),
+        ]
+
+    def _connect_channels(
+        self, notifier: Notifier, roster: Roster, refresher: Refresher, leader: Leader | None
+    ) -> None:
+        def inserted(payload: dict[str, Any]) -> None:
+            if not isinstance(queue := payload["queue"], str):
+                raise ValueError("no queue is named")
+
+            roster.wake(queue)
+
+        def signalled(payload: dict[str, Any]) -> None:
+            if roster.heard(payload):
+                refresher.wake()
+
+        def synced(_payload: dict[str, Any]) -> None:
+            if leader is not None:
+                leader.wake()
+
+        channel = partial("{}.oban_{}".format, self.config.prefix)
+        notifier.on(channel("insert"), inserted)
+        notifier.on(channel("signal"), signalled)
+        notifier.on(channel("sync"), synced)
+
+    def _how_to_listen(self, conninfo: str) -> tuple[str | None, bool]:
+        """Where to LISTEN, if anywhere, and whether a session there stays one."""
+        given = self.config.listen_conninfo
+
+        if given == OFF:
+            return None, False
+
+        if given is None:
+            if self._pooled:
+                log.warning(
+                    "a pooler stands before PostgreSQL, and no listen_conninfo leads past it: this "
+                    "node may not hear of jobs, and is rescued late when it dies"
+                )
+
+            return conninfo, not self._pooled
+
+        try:
+            with translated(), connect(given, application_name="oban-sync: verify") as conn:
+                return given, not is_pooled(conn)
+        except DatabaseUnavailableError as error:
+            log.warning("listen_conninfo leads nowhere for now: %s", error)
+
+            return given, False
+
+    def _reserved(
+        self, conninfo: str, part: str, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> ReservedDb:
+        connect = self._connecting(conninfo, part, settings=settings)
+
+        return ReservedDb(connect, self.config.prefix)
+
+    def _connecting(
+        self, conninfo: str, part: str, **options: Any
+    ) -> Callable[[], psycopg.Connection[Any]]:
+        name = f"oban-sync {self.config.name}: {part}"
+
+        return partial(connect_reserved, conninfo, application_name=name, **options)
 
     def close_loops(self) -> None:
         """Close what the running parts shared, after they stopped."""
@@ -144,7 +301,6 @@ class Assembly:
             self._conninfo(),
             name=f"{POOL_NAME}{self.config.name}: application",
             size=self.config.pool_size,
-            pooled=self._pooled,
         )
 
     def _conninfo(self) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from oban_sync.core import loops
 from oban_sync.core.checks import Check, check_seconds, check_whole
+from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
@@ -23,7 +24,9 @@ from oban_sync.core.options import check_name
 #: would make a PostgreSQL quote.
 PREFIX = re.compile(r"(?!pg_)(?![^$]*\$[^$]*\$)[A-Za-z_][A-Za-z0-9_$]{0,48}")
 
-MOST_LIMIT = 10_000
+
+#: In place of a `listen_conninfo`: nothing is listened to, and everything is found by looking.
+OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,10 @@ def _check_conninfo(option: str, value: object) -> str:
     return conninfo
 
 
+def _check_listen_conninfo(option: str, value: object) -> str:
+    return OFF if value == OFF else _check_conninfo(option, value)
+
+
 def _check_pool(option: str, value: object) -> object:
     if not hasattr(value, "connection") or not hasattr(value, "conninfo"):
         raise ConfigError(
@@ -245,7 +252,7 @@ _CHECKS: dict[str, Check] = {
     "prefix": check_prefix,
     "imports": _check_imports,
     "shutdown_grace_period": check_seconds,
-    "listen_conninfo": _check_conninfo,
+    "listen_conninfo": _check_listen_conninfo,
     "pool_size": lambda option, value: check_whole(option, value, 1, 1_000),
     **loops.CHECKS,
 }

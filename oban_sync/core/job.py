@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from oban_sync.core import clock, payload, recorded
 from oban_sync.core.errors import JobDecodeError
+from oban_sync.core.lease import Lease
 
 Shape = TypeVar("Shape")
 
@@ -113,11 +114,14 @@ class Job:
     __slots__ = (
         "_args",
         "_attempted_at",
+        "_cancelled",
         "_cancelled_at",
         "_completed_at",
         "_discarded_at",
         "_errors",
+        "_generation",
         "_inserted_at",
+        "_lease",
         "_meta",
         "_schedule_in",
         "_scheduled_at",
@@ -190,6 +194,9 @@ class Job:
         self.priority = priority
         self.tags = [] if tags is None else tags
         self.attempted_by = []
+        self._lease: Lease | None = None
+        self._generation = 0
+        self._cancelled = False
         self._args: Any = args
         self._meta: Any = meta
         self._errors: Any = []
@@ -207,6 +214,36 @@ class Job:
             f"<Job {self.id} {self.worker!r} {self.state.value} "
             f"queue={self.queue!r} attempt={self.attempt}/{self.max_attempts}>"
         )
+
+    def cancelled(self) -> bool:
+        """Whether somebody asked this run to stop.
+
+        Heard within a second, and by the next beat at the latest. Threads cannot be stopped from
+        outside, so long work looks now and then, and returns ``Cancel("...")``. A job that fails or
+        snoozes after it was asked is cancelled, one that completes is completed.
+        """
+        return self._cancelled
+
+    def lease_lost(self) -> bool:
+        """Whether another node may have been given this job while it runs here.
+
+        True from the moment at which this node could not renew its lease in time, and false again
+        once the database says that nobody took the job. What the run comes to is still written,
+        unless the job was started elsewhere by then. Long work that must not be done twice looks
+        before each step.
+        """
+        lease = self._lease
+
+        return lease is not None and (lease.ended or self._generation != lease.generation)
+
+    def leased(self, lease: Lease) -> None:
+        """Tie this run to a node's lease as it stands now: the job is known to be the node's."""
+        self._lease = lease
+        self._generation = lease.generation
+
+    def ask_to_stop(self) -> None:
+        """Make `cancelled` true."""
+        self._cancelled = True
 
     def recorded(self) -> Any:
         """The value the job recorded by returning ``Record(value)``.
@@ -278,6 +315,8 @@ class Job:
         job._cancelled_at = None
         job._discarded_at = None
         job._schedule_in = None
+        job._lease = None
+        job._cancelled = False
 
         return job
 
@@ -310,6 +349,8 @@ class Job:
         job._cancelled_at = None
         job._discarded_at = None
         job._schedule_in = None
+        job._lease = None
+        job._cancelled = False
 
         return job
 
@@ -318,6 +359,8 @@ class Job:
         """A job read from the table by column name; jsonb and timestamps as text."""
         job = _blank()
         job._schedule_in = None
+        job._lease = None
+        job._cancelled = False
         job.state = JobState(fields.pop("state"))
         job.tags = fields.pop("tags") or []
         job.attempted_by = fields.pop("attempted_by") or []

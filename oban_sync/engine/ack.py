@@ -1,7 +1,8 @@
 """Writing what runs came to, and handing back what was not finished.
 
 Every write is fenced: it touches a row only while that row is executing, by this producer, the very
-start the job was taken with. What is refused by the fence belongs to somebody else by now.
+start the job was taken with; or was rescued from that start, and not started since. What is refused
+by the fence belongs to somebody else by now.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from oban_sync.core.job import Job
+from oban_sync.core.job import Job, JobState
 from oban_sync.core.outcome import Loss, Outcome
 from oban_sync.engine.session import Db, Tx, is_refusal, reason
 from oban_sync.engine.wire import Bigints, Timestamps
@@ -26,6 +27,9 @@ MOST_ERRORS = 100
 MOST_CHARACTERS = 16_000_000
 
 Key = tuple[int, int]
+
+#: Where a rescue puts a job; from there, until it starts again, its old run may still finish it.
+_RESCUED = ("available", "discarded", "retryable", "scheduled")
 
 
 @dataclass(slots=True)
@@ -155,12 +159,42 @@ def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> list[i
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a job stands whose outcome was not accepted."""
+    """How a job stands whose outcome was not accepted.
+
+    Attributes:
+        id: The job.
+        state: Its state.
+        fence: When it was last started.
+        owner: By which producer.
+        rescued: Whether it was given back since, as if that producer had died.
+        unwanted: Whether it was asked to stop while it ran.
+    """
 
     id: int
     state: str
     fence: int | None
     owner: str | None
+    rescued: bool
+    unwanted: bool
+
+    def took(self, outcome: Outcome) -> bool:
+        """Whether the outcome was written; one of a job that was to stop may cancel it."""
+        again = outcome.state in (JobState.RETRYABLE, JobState.SCHEDULED)
+        cancelled = self.unwanted and again and self.state == "cancelled"
+
+        return self.state == outcome.state.value or cancelled
+
+
+def still_ours(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:
+    """Those of the jobs that are executing the very start they were taken with.
+
+    Raises:
+        DatabaseUnavailableError: The connection was lost; nothing is known.
+    """
+    with db.session() as tx:
+        found = {row.id: row for row in _standings(tx, (job.key[0] for job in jobs))}
+
+    return [job for job in jobs if _runs(found.get(job.key[0]), job, owner)]
 
 
 def sorted_out(
@@ -169,8 +203,9 @@ def sorted_out(
     """Why outcomes changed no row.
 
     Returns:
-        Those that somebody else overtook, and those whose row another transaction holds. The rest
-        were written before: the reply to their statement was lost with its connection.
+        Those that somebody else overtook, and those to be tried again by `ack`: another transaction
+        holds their row, or the job was rescued and not started since. The rest were written before,
+        the reply to their statement being lost with its connection.
     """
     found = {row.id: row for row in _standings(tx, (outcome.job.key[0] for outcome in outcomes))}
     fenced, busy = [], []
@@ -180,9 +215,9 @@ def sorted_out(
 
         if row is None or row.fence != outcome.job.key[1] or row.owner != owner:
             fenced.append(outcome)
-        elif row.state == "executing":
+        elif row.state == "executing" or (row.rescued and row.state in _RESCUED):
             busy.append(outcome)
-        elif row.state != outcome.state.value:
+        elif not row.took(outcome):
             fenced.append(outcome)
 
     return fenced, busy
@@ -226,7 +261,13 @@ def _standings(tx: Tx, ids: Iterable[int]) -> list[Standing]:
 
 
 def _is_ours(tx: Tx, job: Job, owner: str) -> bool:
-    return any(
-        (row.id, row.fence) == job.key and row.owner == owner and row.state == "executing"
-        for row in _standings(tx, [job.key[0]])
+    return any(_runs(row, job, owner) for row in _standings(tx, [job.key[0]]))
+
+
+def _runs(row: Standing | None, job: Job, owner: str) -> bool:
+    return (
+        row is not None
+        and (row.id, row.fence) == job.key
+        and row.owner == owner
+        and row.state == "executing"
     )

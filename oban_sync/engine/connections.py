@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import get_ident
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import psycopg
@@ -33,8 +34,17 @@ TRANSPORT: Mapping[str, object] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
+    # Of several hosts the one that takes writes; a standby is no use.
+    "target_session_attrs": "read-write",
     # Whatever the database's is: what it cannot hold it then refuses, and the rest is text here.
     "client_encoding": "UTF8",
+}
+
+#: For the connection that listens: it sends nothing, so only these tell it that its peer is gone.
+LISTENING: Mapping[str, object] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
 }
 
 #: How the names of our pools begin.
@@ -71,8 +81,8 @@ class _OwnPoolsAreQuiet(logging.Filter):
 logging.getLogger("psycopg.pool").addFilter(_OwnPoolsAreQuiet())
 
 
-def transport(conninfo: str) -> dict[str, Any]:
-    """Connection parameters that the conninfo does not set itself.
+def transport(conninfo: str, more: Mapping[str, object] = MappingProxyType({})) -> dict[str, Any]:
+    """Connection parameters that the conninfo does not set itself; `more` goes before ours.
 
     Raises:
         ConfigError: It is no conninfo; the driver's own words would show a password in it.
@@ -84,29 +94,74 @@ def transport(conninfo: str) -> dict[str, Any]:
             "conninfo", f"{shown(mask(conninfo))} is neither a libpq string nor a URL"
         ) from None
 
-    return {key: value for key, value in TRANSPORT.items() if key not in given}
+    return {key: value for key, value in {**TRANSPORT, **more}.items() if key not in given}
 
 
-def connect(conninfo: str, *, application_name: str) -> psycopg.Connection[Any]:
-    """One connection, in autocommit mode, outside of any pool."""
-    options: dict[str, Any] = {**transport(conninfo), "application_name": application_name}
+def connect(
+    conninfo: str, *, application_name: str, more: Mapping[str, object] = MappingProxyType({})
+) -> psycopg.Connection[Any]:
+    """One connection, in autocommit mode, outside of any pool.
+
+    Args:
+        more: Connection parameters that go before ours, and after the conninfo's own.
+    """
+    options = {**transport(conninfo, more), "application_name": application_name}
 
     return psycopg.connect(conninfo, autocommit=True, **options)
 
 
-def open_application_pool(
-    conninfo: str, *, name: str, size: int, pooled: bool
-) -> ConnectionPool[Any]:
+def connect_reserved(
+    conninfo: str,
+    *,
+    application_name: str,
+    more: Mapping[str, object] = MappingProxyType({}),
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> psycopg.Connection[Any]:
+    """A connection for one of the library's own threads, set up as those of the loops' pool.
+
+    Args:
+        more: As for `connect`.
+        settings: Further settings of the session.
+    """
+    conn = connect(conninfo, application_name=application_name, more=more)
+
+    try:
+        _set_up(conn, {**LOOP_SETTINGS, **settings})
+    except BaseException:
+        conn.close()
+        raise
+
+    return conn
+
+
+def is_pooled(conn: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler such as PgBouncer stands before PostgreSQL.
+
+    It gives out process ids of its own. What it does with sessions cannot be seen, so they are
+    taken for what they are in its transaction mode: another one for every transaction.
+    """
+    row = conn.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+
+    return row is None or row[0] != conn.info.backend_pid
+
+
+def open_application_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
     """The pool behind `Oban.connection` and enqueueing; connects when first used.
 
     Connections are in autocommit mode: one statement is one transaction, and
     ``conn.transaction()`` opens a longer one.
     """
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        if is_pooled(conn):
+            conn.prepare_threshold = None
+
     return ConnectionPool(
         conninfo,
         min_size=0,
         max_size=size,
-        kwargs=_options(conninfo, name, pooled),
+        kwargs=_options(conninfo, name),
+        configure=configure,
         check=check_quickly,
         name=name,
         reconnect_timeout=2.0,
@@ -114,33 +169,14 @@ def open_application_pool(
     )
 
 
-def open_loop_pool(
-    conninfo: str, *, name: str, size: int, pooled: bool = False
-) -> ConnectionPool[Any]:
-    """The pool the library's own loops share; one connection is kept.
-
-    Args:
-        pooled: A pooler in transaction mode stands before PostgreSQL: the session is another for
-            every transaction, so it is given no settings and no prepared statements.
-    """
-
-    def configure(conn: psycopg.Connection[Any]) -> None:
-        if pooled:
-            return
-
-        conn.execute(
-            "SELECT set_config(key, value, false)"
-            " FROM unnest(%s::text[], %s::text[]) AS setting (key, value)",
-            [list(LOOP_SETTINGS), list(LOOP_SETTINGS.values())],
-        )
-        conn.prepare_threshold = 0
-
+def open_loop_pool(conninfo: str, *, name: str, size: int) -> ConnectionPool[Any]:
+    """The pool the library's own loops share; one connection is kept."""
     return ConnectionPool(
         conninfo,
         min_size=1,
         max_size=size,
-        kwargs=_options(conninfo, name, pooled),
-        configure=configure,
+        kwargs=_options(conninfo, name),
+        configure=lambda conn: _set_up(conn, LOOP_SETTINGS),
         check=check_quickly,
         name=name,
         # Gives up soon, and the next borrower starts afresh: the pool's own pauses would double
@@ -175,10 +211,23 @@ def why_unavailable(pool: ConnectionPool[Any]) -> str:
     )
 
 
-def _options(conninfo: str, name: str, pooled: bool) -> dict[str, Any]:
-    options = {**transport(conninfo), "autocommit": True, "application_name": name}
+def _options(conninfo: str, name: str) -> dict[str, Any]:
+    return {**transport(conninfo), "autocommit": True, "application_name": name}
 
-    return {**options, "prepare_threshold": None} if pooled else options
+
+def _set_up(conn: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
+    """Give a session its settings, and let it prepare everything, where it is one for good."""
+    if is_pooled(conn):
+        conn.prepare_threshold = None
+
+        return
+
+    conn.execute(
+        "SELECT set_config(key, value, false)"
+        " FROM unnest(%s::text[], %s::text[]) AS setting (key, value)",
+        [list(settings), list(settings.values())],
+    )
+    conn.prepare_threshold = 0
 
 
 def check_quickly(conn: psycopg.Connection[Any]) -> None:
@@ -213,7 +262,7 @@ class Runner(Protocol):
         ...
 
 
-def run_on(conn: Any, name: str, schema: str, **params: object) -> list[tuple[Any, ...]]:
+def run_on(conn: Any, name: str, schema: str, /, **params: object) -> list[tuple[Any, ...]]:
     """Run a statement inside whatever transaction the connection is in; never commit.
 
     Args:

@@ -44,17 +44,17 @@ class Tx:
     conn: psycopg.Connection[Any]
     schema: str
 
-    def rows(self, shape: type[Row], name: str, **params: object) -> list[Row]:
+    def rows(self, shape: type[Row], name: str, /, **params: object) -> list[Row]:
         """Run a statement; its rows as instances of `shape`, by column name."""
         with cursor_on(self.conn, class_row(shape)) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
-    def tuples(self, name: str, **params: object) -> list[tuple[Any, ...]]:
+    def tuples(self, name: str, /, **params: object) -> list[tuple[Any, ...]]:
         """Run a statement; its rows as tuples, in binary form on the wire."""
         with cursor_on(self.conn, tuple_row, binary=True) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
-    def wired(self, name: str, **params: object) -> list[tuple[Any, ...]]:
+    def wired(self, name: str, /, **params: object) -> list[tuple[Any, ...]]:
         """As `tuples`, with timestamps as microseconds since 2000; arrays are made by `wire`."""
         text, order = numbered(name, self.schema)
         values = [params[key] for key in order]
@@ -71,7 +71,7 @@ class Tx:
 
         return idle and self.conn.autocommit
 
-    def run(self, name: str, **params: object) -> int:
+    def run(self, name: str, /, **params: object) -> int:
         """Run a statement; the number of rows it changed."""
         with cursor_on(self.conn, tuple_row) as cursor:
             return cursor.execute(statement(name, self.schema), params).rowcount
@@ -175,11 +175,14 @@ class Db:
 
 @contextmanager
 def _discarded_if_useless(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Close a connection whose prepared statements are gone, so that the pool makes another."""
+    """Close a connection that is of no use any more, so that the pool makes another.
+
+    Its prepared statements are gone, or its server became a standby.
+    """
     try:
         yield
     except psycopg.Error as error:
-        if _forgot_its_statements(error, _state(error)):
+        if _forgot_its_statements(error, _state(error)) or _state(error) == "25006":
             conn.close()
 
         raise

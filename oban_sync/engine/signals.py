@@ -1,14 +1,45 @@
-"""What travels over NOTIFY: reading whatever other nodes, or anybody, put there."""
+"""What travels over NOTIFY: writing what every Oban understands, reading whatever anybody sends."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
-#: PostgreSQL carries less than 8,000 bytes; what they unpack to is bounded too.
+from oban_sync.core import payload
+
+#: PostgreSQL carries less than 8,000 bytes ...
+MOST_SENT_BYTES = 7_900
+
+#: ... and what they unpack to is bounded too.
 MOST_BYTES = 1_000_000
+
+
+def encode(values: Mapping[str, Any]) -> str:
+    """Write a payload that every Oban reads: plain JSON, or base64 of gzipped JSON when it is big.
+
+    Raises:
+        ValueError: It is not JSON, or too big even when packed; split it.
+    """
+    # Strict, because one payload that is no JSON makes nodes of Oban for Elixir deaf for good.
+    text = payload.encode(values, "payload", most_bytes=MOST_BYTES)
+
+    if len(text.encode()) <= MOST_SENT_BYTES:
+        return text
+
+    # Never with the Z: that Oban puts before it since version 2.21: oban-py cannot read that.
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+    if len(packed) > MOST_SENT_BYTES:
+        raise ValueError(
+            f"a payload of {len(packed):,} bytes when packed cannot be sent, "
+            f"{MOST_SENT_BYTES:,} are allowed"
+        )
+
+    return packed
 
 
 def decode(text: str) -> dict[str, Any]:

@@ -92,7 +92,12 @@ def run(
     A cursor takes 30 us more. Only outside of a transaction.
     """
     names = _prepared.setdefault(conn, {})
-    values = [item.data if isinstance(item, Bigints) else str(item).encode() for item in params]
+    values: list[Any] = [
+        item.data
+        if isinstance(item, Bigints)
+        else (item if item is None else str(item).encode())
+        for item in params
+    ]
     formats = [Format.BINARY if isinstance(item, Bigints) else Format.TEXT for item in params]
 
     # Twice, because psycopg drops all prepared statements when a transaction is rolled back.

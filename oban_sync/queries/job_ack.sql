@@ -7,6 +7,8 @@
 -- Gives: id, fence of every outcome that was written. A job that is no longer executing the start it
 -- was taken with is left alone, and so is one that another transaction holds.
 --
+-- A job that was rescued from this very start, and has not been started since, takes the outcome all
+-- the same: its node was only slow. A job that was asked to stop is not run again, but cancelled.
 -- meta is merged: another writer's keys stay.
 WITH outcome AS (
     SELECT *
@@ -21,8 +23,15 @@ WITH outcome AS (
     )
 )
 UPDATE /* schema */oban_jobs AS job
-SET state = outcome.state::/* schema */oban_job_state,
-    attempt = CASE WHEN outcome.spent THEN job.attempt ELSE greatest(job.attempt - 1, 0) END,
+SET state = CASE
+        WHEN outcome.state IN ('retryable', 'scheduled') AND job.meta ? 'cancel_requested_at'
+            THEN 'cancelled'
+        ELSE outcome.state
+    END::/* schema */oban_job_state,
+    attempt = greatest(0, CASE
+        WHEN job.state::text = 'executing' THEN job.attempt
+        ELSE (job.meta -> 'rescued_start' ->> 'attempt')::integer
+    END - CASE WHEN outcome.spent THEN 0 ELSE 1 END),
     scheduled_at = coalesce(
         timezone('UTC', now()) + make_interval(secs => outcome.schedule_in), job.scheduled_at
     ),
@@ -30,13 +39,20 @@ SET state = outcome.state::/* schema */oban_job_state,
         WHEN outcome.state = 'completed' THEN timezone('UTC', now()) ELSE job.completed_at
     END,
     cancelled_at = CASE
-        WHEN outcome.state = 'cancelled' THEN timezone('UTC', now()) ELSE job.cancelled_at
+        WHEN outcome.state = 'cancelled' THEN timezone('UTC', now())
+        WHEN outcome.state IN ('retryable', 'scheduled') AND job.meta ? 'cancel_requested_at'
+            THEN timezone('UTC', now())
+        ELSE job.cancelled_at
     END,
     discarded_at = CASE
-        WHEN outcome.state = 'discarded' THEN timezone('UTC', now()) ELSE job.discarded_at
+        WHEN outcome.state = 'discarded' THEN timezone('UTC', now())
+        WHEN job.state::text = 'executing' THEN job.discarded_at
     END,
     meta = CASE
-        WHEN outcome.meta IS NULL THEN job.meta ELSE coalesce(job.meta, '{}') || outcome.meta
+        WHEN job.state::text = 'executing' AND outcome.meta IS NULL THEN job.meta
+        WHEN job.state::text = 'executing' THEN coalesce(job.meta, '{}') || outcome.meta
+        -- Once is enough: the same outcome, sent again, must find nothing to do.
+        ELSE (job.meta - 'rescued_start') || coalesce(outcome.meta, '{}')
     END,
     errors = CASE
         WHEN outcome.error IS NULL THEN job.errors
@@ -46,7 +62,12 @@ FROM outcome
 WHERE job.id = outcome.id
   AND job.attempted_at = outcome.fence
   AND job.attempted_by[2] = %(owner)s::text
-  AND job.state::text = 'executing'
+  AND CASE
+      WHEN job.state::text = 'executing' THEN true
+      WHEN job.state::text IN ('available', 'scheduled', 'retryable', 'discarded')
+          THEN job.meta -> 'rescued_start' -> 'at' = to_jsonb(job.attempted_at)
+      ELSE false
+  END
   AND job.id = ANY (ARRAY(
       SELECT held.id
       FROM /* schema */oban_jobs AS held

@@ -1,12 +1,15 @@
--- How jobs stand whose outcome was not accepted.
+-- How jobs stand whose outcome was not accepted, or whose owner may have changed.
 --
---   ids  bigint[] as text  the jobs
+--   ids  bigint[]  the jobs
 --
--- Gives: id, state, fence, owner. A deleted job gives no row.
+-- Gives: id, state, fence, owner, rescued (whether it was given back since this very start), unwanted
+-- (whether it was asked to stop while it ran). A deleted job gives no row.
 SELECT
     id,
     state::text AS state,
     attempted_at AS fence,
-    attempted_by[2] AS owner
+    attempted_by[2] AS owner,
+    coalesce(meta -> 'rescued_start' -> 'at' = to_jsonb(attempted_at), false) AS rescued,
+    coalesce(meta ? 'cancel_requested_at', false) AS unwanted
 FROM /* schema */oban_jobs
 WHERE id = ANY (%(ids)s::bigint[])

@@ -5,12 +5,18 @@
 --   owner    uuid as text         the producer that started them
 --   channel  text                 where nodes listen for available jobs
 --
--- Gives: id, fence of every job handed back. A job that another transaction holds is left alone.
--- Nodes that run the queues are woken at commit.
+-- Gives: id, fence of every job handed back. A job that another transaction holds is left alone. One
+-- that was asked to stop is cancelled instead. Nodes that run the queues are woken at commit.
 WITH released AS (
     UPDATE /* schema */oban_jobs AS job
-    SET state = 'available',
-        attempt = greatest(job.attempt - 1, 0)
+    SET state = CASE
+            WHEN job.meta ? 'cancel_requested_at' THEN 'cancelled' ELSE 'available'
+        END::/* schema */oban_job_state,
+        attempt = greatest(job.attempt - 1, 0),
+        cancelled_at = CASE
+            WHEN job.meta ? 'cancel_requested_at' THEN timezone('UTC', now())
+            ELSE job.cancelled_at
+        END
     WHERE job.attempted_at
           = (%(fences)s::timestamp[])[pg_catalog.width_bucket(job.id, %(ids)s::bigint[])]
       AND job.attempted_by[2] = %(owner)s::text

@@ -80,6 +80,11 @@ class Loop:
         return thread is self._thread
 
     @property
+    def started(self) -> bool:
+        """Whether it was started, whatever became of it since."""
+        return self._thread is not None
+
+    @property
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()

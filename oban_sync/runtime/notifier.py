@@ -1,7 +1,10 @@
-"""The LISTEN thread: hears of new jobs the moment they are committed.
+"""The LISTEN thread: hears of new jobs and of orders the moment they are committed.
 
 NOTIFY is a doorbell. What it says is only ever a reason to look: a lost notification costs the
-stager's interval, and junk costs nothing.
+stager's interval or a beat's, and junk costs nothing.
+
+Its connection also holds the node's session lock, by which others see at once that the process
+ended, and can tell that from one that is merely slow.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import psycopg
 
 from oban_sync import telemetry
 from oban_sync.core.errors import DatabaseUnavailableError
-from oban_sync.engine import signals
-from oban_sync.engine.connections import connect
+from oban_sync.core.lease import Lease
+from oban_sync.engine import nodes, signals
 from oban_sync.engine.retry import until_available
-from oban_sync.engine.session import quoted, reason, translated
+from oban_sync.engine.session import Tx, quoted, reason, translated
 from oban_sync.runtime.loop import Loop
 
 log = logging.getLogger("oban_sync.runtime")
@@ -31,10 +34,12 @@ class Notifier(Loop):
     """Listen on a connection of its own and pass on what arrives.
 
     Args:
-        conninfo: Where to connect; must lead to PostgreSQL itself, not through a pooler in
+        connect: Makes the connection; it must lead to PostgreSQL itself, not through a pooler in
             transaction mode, which swallows LISTEN.
-        schema: The schema whose channels are heard.
-        on_insert: Called with the name of a queue that has new jobs.
+        ping: A channel that only this node is told on, of every beat: what proves that the
+            connection is not deaf.
+        lock_key: What to hold a session lock on; None where sessions cannot be relied on.
+        lease: Told whether that lock is held.
         on_connected: Called after every connect, since anything may have been missed before it.
 
     Attributes:
@@ -48,29 +53,51 @@ class Notifier(Loop):
     #: Seconds without anything to hear after which the connection is looked at once more.
     QUIET_INTERVAL = 30.0
 
+    #: Seconds after a ping was sent, without hearing it, when the connection counts as deaf ...
+    DEAF_AFTER = 5.0
+
+    #: ... and when one that was made after that is given up in turn.
+    STILL_DEAF_AFTER = 60.0
+
     def __init__(
         self,
-        conninfo: str,
-        schema: str,
+        connect: Callable[[], psycopg.Connection[Any]],
         *,
-        on_insert: Callable[[str], None],
+        ping: str,
+        lock_key: int | None,
+        lease: Lease,
         on_connected: Callable[[], None],
-        application_name: str,
     ) -> None:
         super().__init__("notifier", interval=self.QUIET_INTERVAL)
         self.ready = Event()
         self.junk = 0
-        self._conninfo = conninfo
-        self._application_name = application_name
-        self._on_insert = on_insert
+        self._connect = connect
+        self._hear: dict[str, Callable[[dict[str, Any]], None]] = {ping: self._heard_ping}
+        self._ping = ping
+        self._lock_key = lock_key
+        self._lease = lease
         self._on_connected = on_connected
-        self._channel = f"{schema}.oban_insert"
         self._conn: psycopg.Connection[Any] | None = None
         self._connected_at = 0.0
+        self._deaf_at = float("inf")
+        self._deaf = False
         # A byte sent here ends a wait at once: selecting needs no timeout to be stopped.
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
+
+    def on(self, channel: str, hear: Callable[[dict[str, Any]], None]) -> None:
+        """Call something with the payloads of a channel, given by its full name; before the start.
+
+        It is called on this thread, so it must be quick. ValueError, TypeError and LookupError from
+        it say that a payload was not understood.
+        """
+        self._hear[channel] = hear
+
+    @property
+    def degraded(self) -> bool:
+        """Whether notifications may be lost at the moment, so that others look by themselves."""
+        return self._deaf or not self.ready.is_set()
 
     def wake(self) -> None:
         """End the wait on the connection."""
@@ -82,15 +109,24 @@ class Notifier(Loop):
             # Full, so a wake is pending already; or closed, so nobody waits any more.
             log.debug("notifier needs no further wake")
 
+    def pinged(self) -> None:
+        """A ping was sent; called from another thread after each beat."""
+        if self._deaf_at == float("inf"):
+            patience = self.STILL_DEAF_AFTER if self._deaf else self.DEAF_AFTER
+            self._deaf_at = time.monotonic() + patience
+            self.wake()
+
     def tick(self) -> float | None:
         """Connect if need be, then wait for notifications once and pass them on."""
         if self._conn is None:
             self._conn = until_available(
-                self._connect, stopping=self._stopping, what=self.name, log=log
+                self._listening, stopping=self._stopping, what=self.name, log=log
             )
             self._connected_at = time.monotonic()
+            self._deaf_at = float("inf")
+            self._lease.locked = self._lock_key is not None
             self.ready.set()
-            telemetry.emit("oban.notifier.connected", {"channel": self._channel})
+            telemetry.emit("oban.notifier.connected", {"channels": list(self._hear)})
             self._on_connected()
 
         try:
@@ -117,12 +153,16 @@ class Notifier(Loop):
         self._bell.close()
         self._button.close()
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _listening(self) -> psycopg.Connection[Any]:
         with translated():
-            conn = connect(self._conninfo, application_name=self._application_name)
+            conn = self._connect()
 
             try:
-                conn.execute(b"LISTEN " + quoted(self._channel).as_bytes(conn))
+                if self._lock_key is not None:
+                    nodes.hold_lock(Tx(conn, "pg_catalog"), self._lock_key)
+
+                for channel in self._hear:
+                    conn.execute(b"LISTEN " + quoted(channel).as_bytes(conn))
             except BaseException:
                 conn.close()
                 raise
@@ -134,8 +174,12 @@ class Notifier(Loop):
             selector.register(conn.fileno(), selectors.EVENT_READ)
             selector.register(self._bell, selectors.EVENT_READ)
 
+            # What came while the LISTENs ran is in memory already, and wakes no selector.
+            self._pass_on(conn)
+
             while not self.stopping:
-                ready = {key.fileobj for key, _ in selector.select(self.QUIET_INTERVAL)}
+                pause = min(self.QUIET_INTERVAL, max(0.0, self._deaf_at - time.monotonic()))
+                ready = {key.fileobj for key, _ in selector.select(pause)}
 
                 if self._bell in ready:
                     self._bell.recv(4096)
@@ -143,21 +187,42 @@ class Notifier(Loop):
                 if conn.fileno() in ready:
                     conn.pgconn.consume_input()
 
-                self._hear(conn)
+                self._pass_on(conn)
 
-    def _hear(self, conn: psycopg.Connection[Any]) -> None:
+                if time.monotonic() >= self._deaf_at:
+                    self._say_deaf()
+
+                    raise DatabaseUnavailableError("it does not hear what this node sends itself")
+
+    def _pass_on(self, conn: psycopg.Connection[Any]) -> None:
         while (notify := conn.pgconn.notifies()) is not None:
             try:
-                queue = signals.decode(notify.extra.decode())["queue"]
-            except (ValueError, KeyError) as error:
+                payload = signals.decode(notify.extra.decode())
+                self._hear[notify.relname.decode()](payload)
+            except (ValueError, LookupError, TypeError) as error:
                 self.junk += 1
                 log.debug("notifier ignores what it cannot read: %s", error)
                 telemetry.emit("oban.notifier.junk", {"payload": notify.extra, "error": error})
-            else:
-                if isinstance(queue, str):
-                    self._on_insert(queue)
+
+    def _heard_ping(self, _payload: dict[str, Any]) -> None:
+        self._deaf_at = float("inf")
+
+        if self._deaf:
+            self._deaf = False
+            log.warning("notifier hears again")
+
+    def _say_deaf(self) -> None:
+        if not self._deaf:
+            self._deaf = True
+            telemetry.emit("oban.notifier.deaf", {"channel": self._ping})
+            log.error(
+                "notifier hears nothing: is a pooler in transaction mode in between? Give "
+                "listen_conninfo, which leads to PostgreSQL itself; until then this node looks "
+                "for jobs and orders every second"
+            )
 
     def _drop(self) -> None:
+        self._lease.locked = False
         self.ready.clear()
         conn, self._conn = self._conn, None
 

@@ -1,21 +1,24 @@
 """The thread of one queue: it takes jobs, feeds the slots, and writes what the jobs came to.
 
 Everything that can change a queue's state comes as a message through one mailbox: a finished job's
-outcome, or a wake. The producer waits on it, empties it, and runs one statement that writes the
-outcomes and takes as many jobs as slots are free. While it waits for PostgreSQL more jobs finish,
-so writes gather into batches by themselves.
+outcome, a wake, or an order. The producer waits on it, empties it, and runs one statement that
+writes the outcomes and takes as many jobs as slots are free. While it waits for PostgreSQL more
+jobs finish, so writes gather into batches by themselves.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
 from oban_sync import telemetry
 from oban_sync.core.config import QueueConfig, new_identity
 from oban_sync.core.job import Job
+from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
@@ -42,18 +45,24 @@ LINGER = 0.5
 class Producer(Loop):
     """Run one queue on this node.
 
-    `wake` makes it look for jobs. `quiet` makes it take no more. `drain` stops it: running jobs may
-    finish until one deadline, then the others are handed back, and what is unwritten is tried until
-    a second one.
+    `wake` makes it look for jobs, and `admit` lets it take some at all. `quiet` makes it take no
+    more. `drain` stops it: running jobs may finish until one deadline, then the others are handed
+    back, and what is unwritten is tried until a second one. It takes none while it is paused, or
+    while the node's lease has ended.
     """
 
-    def __init__(self, queue: QueueConfig, db: Db, *, node: str) -> None:
+    def __init__(self, queue: QueueConfig, db: Db, *, node: str, lease: Lease) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
         self.uuid = new_identity()
         self._db = db
+        self._lease = lease
         self._claim = fetch.Claim(queue.name, node, self.uuid)
-        self._mailbox: SimpleQueue[Outcome | None] = SimpleQueue()
+        self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
+        self._limit = queue.limit
+        self._admitted = False
+        self._paused = False
+        self._unverified: list[Job] = []
         self._slots = Slots(queue.name, queue.limit, self._execute)
         self._running: set[Job] = set()
         self._outcomes: list[Outcome] = []
@@ -69,9 +78,39 @@ class Producer(Loop):
         """Look for jobs; callable from any thread."""
         self._mailbox.put(None)
 
+    def admit(self) -> None:
+        """Let it take jobs: the cluster knows whose they will be."""
+        self._mailbox.put(self._admit)
+
+    def pause(self, paused: bool) -> None:
+        """Take no more jobs, or take them again; running ones go on."""
+        self._mailbox.put(partial(self._pause_or_resume, paused))
+
+    def scale(self, limit: int) -> None:
+        """Run so many jobs at once; a lower limit is reached as jobs finish."""
+        self._mailbox.put(partial(self._scale, limit))
+
+    def cancel(self, job_ids: Sequence[int]) -> None:
+        """Ask those of these jobs to stop that run here."""
+        self._mailbox.put(partial(self._cancel, frozenset(job_ids)))
+
+    def verify(self) -> None:
+        """Look which of the running jobs are still this producer's."""
+        self._mailbox.put(self._suspect)
+
     def quiet(self) -> None:
         """Take no more jobs."""
         self._quiet = True
+
+    @property
+    def running(self) -> list[int]:
+        """The ids of the jobs that run at this moment; callable from any thread."""
+        return sorted(job.key[0] for job in self._running.copy())
+
+    @property
+    def settled(self) -> bool:
+        """Whether the thread ended, or never began, and no job of it is left executing."""
+        return not self.alive and not self._running and not self._outcomes
 
     def drain(self, *, deadline: float, flush_deadline: float) -> None:
         """Stop: let jobs finish until `deadline`, then hand them back; give up at the other one.
@@ -109,7 +148,10 @@ class Producer(Loop):
         if self.stopping and self._running and time.monotonic() >= self._drain_deadline:
             self._hand_back(sorted(self._running, key=lambda job: job.key))
 
-        demand = 0 if self._quiet else self.queue.limit - len(self._running)
+        demand = self._demand()
+
+        if self._unverified:
+            self._verify()
 
         if self._outcomes or (self._hungry and demand > 0) or self._is_sure_by_now():
             self._turn(demand)
@@ -130,6 +172,11 @@ class Producer(Loop):
                 len(left),
                 ", ".join(str(job.key[0]) for job in left[:20]),
             )
+
+    def _demand(self) -> int:
+        closed = self._quiet or self._paused or not self._admitted or self._lease.ended
+
+        return 0 if closed else max(0, self._limit - len(self._running))
 
     def _execute(self, job: Job) -> None:
         # On a slot's thread: the only thing it touches of the producer is the mailbox.
@@ -164,6 +211,9 @@ class Producer(Loop):
     def _dispatch(self, jobs: list[Job]) -> None:
         busy = len(self._running)
         self._running.update(jobs)
+
+        for job in jobs:
+            job.leased(self._lease)
 
         try:
             self._slots.grow(len(self._running))
@@ -215,13 +265,48 @@ class Producer(Loop):
         except Empty:
             return
 
-    def _note(self, message: Outcome | None) -> None:
+    def _note(self, message: Outcome | Callable[[], None] | None) -> None:
         if message is None:
             self._hungry = True
+        elif not isinstance(message, Outcome):
+            message()
         elif message.job in self._running:
             self._running.remove(message.job)
             self._outcomes.append(message)
         # Otherwise the job was handed back while it ran: its row is somebody else's.
+
+    # Orders, run by this thread as they come out of the mailbox
+
+    def _admit(self) -> None:
+        self._admitted = True
+        self._hungry = True
+
+    def _pause_or_resume(self, paused: bool) -> None:
+        self._paused = paused
+        self._hungry = True
+
+    def _scale(self, limit: int) -> None:
+        self._limit = limit
+        self._slots.resize(limit)
+        self._hungry = True
+
+    def _cancel(self, job_ids: frozenset[int]) -> None:
+        for job in self._running:
+            if job.key[0] in job_ids:
+                job.ask_to_stop()
+
+    def _suspect(self) -> None:
+        self._unverified = list(self._running)
+        self._hungry = True
+
+    def _verify(self) -> None:
+        """After the lease had ended: vouch again for the jobs that nobody took."""
+        suspects = [job for job in self._unverified if job in self._running]
+
+        for job in ack.still_ours(self._db, suspects, owner=self.uuid) if suspects else []:
+            job.leased(self._lease)
+
+        self._unverified = []
 
     def _rest(self, pause: float) -> None:
         if self.stopping:

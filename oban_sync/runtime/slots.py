@@ -34,7 +34,8 @@ class Slots:
     """
 
     def __init__(self, name: str, limit: int, run: Callable[[Job], None]) -> None:
-        self._executor = ThreadPoolExecutor(limit, thread_name_prefix=f"oban-{name}")
+        self._name = f"oban-{name}"
+        self._executor = ThreadPoolExecutor(limit, thread_name_prefix=self._name)
         self._batches: SimpleQueue[deque[Job] | None] = SimpleQueue()
         self._limit = limit
         self._run = run
@@ -56,6 +57,20 @@ class Slots:
         while self._serving < size:
             self._start_thread()
             self._serving += 1
+
+    def resize(self, limit: int) -> None:
+        """Have up to another number of threads from now on; too many end when they are free."""
+        # An executor keeps its size. The threads of the old one serve on: they take from our own
+        # queue, and know of no executor.
+        self._executor.shutdown(wait=False)
+        self._executor = ThreadPoolExecutor(limit, thread_name_prefix=self._name)
+        self._limit = limit
+
+        while self._serving > limit:
+            self._batches.put(None)
+            self._serving -= 1
+
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Hand jobs to threads, of which as many have to be free; the most urgent first."""

@@ -23,14 +23,24 @@ class Stager(Loop):
     LISTEN connection is deaf still starts every job within an interval.
     """
 
+    #: Seconds between rounds, at the most, while notifications may be lost.
+    DEGRADED_INTERVAL = 1.0
+
     def __init__(
-        self, db: Db, queues: list[str], options: StagerConfig, *, wake: Callable[[str], None]
+        self,
+        db: Db,
+        queues: Callable[[], list[str]],
+        options: StagerConfig,
+        *,
+        wake: Callable[[str], None],
+        degraded: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__("stager", interval=options.interval)
         self._db = db
         self._queues = queues
         self._options = options
         self._wake = wake
+        self._degraded = degraded
         self._shunned = Shunned()
 
     def tick(self) -> float | None:
@@ -48,7 +58,12 @@ class Stager(Loop):
             self._wake(queue)
 
         # A full batch means there may be more; do not make them wait a whole interval.
-        return 0.0 if done.staged >= self._options.limit else None
+        if done.staged >= self._options.limit:
+            return 0.0
+
+        return min(self.interval, self.DEGRADED_INTERVAL) if self._degraded() else None
 
     def _stage(self) -> upkeep.Staged:
-        return upkeep.stage(self._db, self._queues, most=self._options.limit, shunned=self._shunned)
+        return upkeep.stage(
+            self._db, self._queues(), most=self._options.limit, shunned=self._shunned
+        )

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from threading import Thread
 
+from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
-from oban_sync.runtime.producer import Producer
-from oban_sync.runtime.stager import Stager
+from oban_sync.runtime.refresher import Refresher
+from oban_sync.runtime.roster import Roster
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -22,37 +23,66 @@ FLUSH_PERIOD = 2.0
 END_PERIOD = 3.5
 
 #: Seconds a loop gets to end that only has to finish its statement.
-LOOP_PERIOD = 2.5
+LOOP_PERIOD = 2.0
 
-#: Seconds a start waits for the notifier; without it, jobs are found by polling.
+#: Seconds a start waits for the notifier, and for the first beat. Without the one, jobs are found
+#: by polling; until the other, none are taken.
 READY_PERIOD = 5.0
 
 
 class Supervisor:
     """The running parts of one Oban.
 
-    Started: notifier, producers, stager. Stopped: producers go quiet first; then the stager ends,
-    the producers drain, and the notifier ends last.
+    Started: notifier, refresher, the producers of the roster, leader, then stager and plugins.
+    Stopped: producers go quiet first; then the duties end, the leader resigns, the producers drain,
+    and the refresher and the notifier end last: beats outlive running jobs, and signals reach them.
+
+    Args:
+        notifier: None where nothing can be heard.
+        refresher: The heartbeat.
+        roster: The queues.
+        leader: None where this node may not lead.
+        duties: Stager and plugins.
     """
 
-    def __init__(self, notifier: Notifier, producers: Sequence[Producer], stager: Stager) -> None:
+    def __init__(
+        self,
+        notifier: Notifier | None,
+        refresher: Refresher,
+        roster: Roster,
+        leader: Leader | None,
+        duties: Sequence[Loop],
+    ) -> None:
+        self.roster = roster
         self._notifier = notifier
-        self._producers = producers
-        self._stager = stager
+        self._refresher = refresher
+        self._leader = leader
+        self._duties = duties
         self._deadline = float("inf")
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads."""
+        return self._leader is not None and self._leader.is_leader
 
     def start(self) -> None:
         """Start every part; when one cannot be started, stop those that were and raise."""
         try:
-            self._notifier.start()
+            if self._notifier is not None:
+                self._notifier.start()
 
-            if not self._notifier.ready.wait(READY_PERIOD):
-                log.warning("notifier is not ready yet; until it is, jobs are found by polling")
+                if not self._notifier.ready.wait(READY_PERIOD):
+                    log.warning("notifier is not ready yet; until it is, jobs are found by polling")
 
-            for producer in self._producers:
-                producer.start()
+            self._refresher.start()
 
-            self._stager.start()
+            if not self._refresher.ready.wait(READY_PERIOD):
+                log.warning("no beat could be written yet; until one is, no jobs are taken")
+
+            self.roster.start()
+
+            for loop in (*([self._leader] if self._leader else []), *self._duties):
+                loop.start()
         except BaseException:
             self.stop(grace=0.0)
             raise
@@ -67,17 +97,14 @@ class Supervisor:
             Whether every thread has ended.
         """
         self.hasten(grace=grace)
-
-        for producer in self._producers:
-            producer.quiet()
-
-        ended = self._ended(self._stager)
-
-        for producer in self._producers:
-            producer.drain(deadline=self._deadline, flush_deadline=self._deadline + FLUSH_PERIOD)
-
-        ended &= self._joined()
-        ended &= self._ended(self._notifier)
+        self.roster.quiet()
+        ended = self._ended(*self._duties)
+        ended &= self._ended(*([self._leader] if self._leader is not None else []))
+        self.roster.drain(deadline=self._deadline, flush_deadline=self._deadline + FLUSH_PERIOD)
+        # The deadline is read anew for each, since another call may have brought it forward.
+        ended &= self.roster.join(lambda: self._deadline + END_PERIOD)
+        ended &= self._ended(self._refresher)
+        ended &= self._ended(*([self._notifier] if self._notifier is not None else []))
 
         return ended
 
@@ -87,24 +114,22 @@ class Supervisor:
 
         if deadline < self._deadline:
             self._deadline = deadline
-
-            for producer in self._producers:
-                if producer.stopping:
-                    producer.drain(deadline=deadline, flush_deadline=deadline + FLUSH_PERIOD)
+            self.roster.hasten(deadline=deadline, flush_deadline=deadline + FLUSH_PERIOD)
 
     def runs_on(self, thread: Thread) -> bool:
         """Whether a thread is one of these parts', or runs one of their jobs."""
-        parts: list[Loop] = [self._notifier, self._stager, *self._producers]
+        parts = [self._notifier, self._refresher, self._leader, *self._duties]
 
-        return any(part.runs_on(thread) for part in parts)
+        return self.roster.runs_on(thread) or any(
+            part is not None and part.runs_on(thread) for part in parts
+        )
 
-    def _joined(self) -> bool:
-        # The deadline is read anew for each, since another call may have brought it forward.
-        return all([item.join(self._deadline + END_PERIOD) for item in self._producers])
+    def _ended(self, *loops: Loop) -> bool:
+        for loop in loops:
+            loop.request_stop()
 
-    def _ended(self, loop: Loop) -> bool:
-        loop.request_stop()
         now = time.monotonic()
-
         # A loop has only to finish its statement; past the end of it all, nothing is waited for.
-        return loop.join(min(now + LOOP_PERIOD, max(self._deadline + END_PERIOD, now + 0.1)))
+        deadline = min(now + LOOP_PERIOD, max(self._deadline + END_PERIOD, now + 0.1))
+
+        return all([loop.join(deadline) for loop in loops])

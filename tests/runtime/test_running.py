@@ -394,7 +394,7 @@ def test_a_log_filter_that_fails_ends_no_thread(make_oban, probe, monkeypatch):
 def test_work_is_taken_that_a_lost_statement_commits_late(make_oban, probe, conn, factory):
     """A statement whose client is gone goes on, and may take jobs long after the reconnect."""
     oban = make_oban(queues={"alpha": 1}).start()
-    [producer] = oban._lifecycle._supervisor._producers
+    producer = oban._lifecycle._supervisor.roster._members["alpha"].producer
     producer._unsure_until = time.monotonic() + 0.3
     late = factory.job(
         queue="alpha",

@@ -1,0 +1,14 @@
+-- The jobs that a node left executing.
+--
+--   uuid  text  the node
+--
+-- Gives: id, in order.
+SELECT job.id
+FROM /* schema */oban_jobs AS job
+WHERE job.state = 'executing'
+  AND job.attempted_by[2] = ANY (ARRAY(
+      SELECT producer.uuid
+      FROM /* schema */oban_sync_producers AS producer
+      WHERE producer.node_uuid = %(uuid)s::text
+  ))
+ORDER BY job.id

@@ -1,0 +1,383 @@
+"""The queues of this node: which run, how, and what signals and people ask of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from threading import RLock, Thread
+from typing import Any
+
+from oban_sync import telemetry
+from oban_sync.core import controls
+from oban_sync.core.clock import utc_now
+from oban_sync.core.config import QueueConfig
+from oban_sync.core.controls import Control, Wanted
+from oban_sync.core.errors import ConfigError
+from oban_sync.core.options import check_name
+from oban_sync.engine.nodes import ProducerRow
+from oban_sync.runtime.producer import Producer
+
+log = logging.getLogger("oban_sync.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue of this node, at one moment.
+
+    Attributes:
+        queue: Its name.
+        name: The Oban instance.
+        node: What people call the node.
+        limit: Jobs at once.
+        paused: Whether it takes no jobs.
+        running: The ids of the jobs that run.
+        started_at: Since when it runs.
+        uuid: Identifies its producer; jobs name it in `attempted_by`.
+        paused_by: Who paused it, where that is known.
+        paused_at: When.
+        paused_until: When that ends by itself.
+        stopping: It was stopped, and lets its jobs finish.
+    """
+
+    queue: str
+    name: str
+    node: str
+    limit: int
+    paused: bool
+    running: list[int]
+    started_at: datetime
+    uuid: str
+    paused_by: str | None = None
+    paused_at: datetime | None = None
+    paused_until: datetime | None = None
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class _Member:
+    producer: Producer
+    started_at: datetime
+    wanted: Wanted
+    known: bool = False
+
+
+class Roster:
+    """Keeps a producer for every queue that shall run here, and each as it is wanted.
+
+    What people ask for comes with the beats, as rows (`apply`), and a moment earlier as a signal
+    (`heard`). Nodes of other kinds send signals only; such a wish counts until this node ends, or
+    until a newer row.
+
+    Methods may be called from any thread. None of them waits for a query or a job.
+
+    Args:
+        configured: The queues by configuration.
+        make: Makes the producer of a queue.
+        name: The Oban instance.
+        node: What people call the node.
+        grace: Seconds in which the jobs of a queue that is stopped may finish.
+    """
+
+    def __init__(
+        self,
+        configured: Sequence[QueueConfig],
+        make: Callable[[QueueConfig], Producer],
+        *,
+        name: str,
+        node: str,
+        grace: float,
+    ) -> None:
+        self._configured = {queue.name: queue for queue in configured}
+        self._make = make
+        self._name = name
+        self._node = node
+        self._grace = grace
+        self._lock = RLock()
+        self._members: dict[str, _Member] = {}
+        #: Stopped while the node goes on; each owes something until its thread ends.
+        self._leaving: list[_Member] = []
+        self._rows: list[Control] = []
+        self._heard: dict[tuple[str, str], Control] = {}
+        self._newest = 0.0
+        self._ending = False
+
+        for queue in configured:
+            self._add(queue.name, controls.wanted([], queue.name, queue.limit))
+
+    # The life of the whole
+
+    def start(self) -> None:
+        """Start the threads; jobs are taken once the producers are known to the cluster."""
+        with self._lock:
+            for member in self._members.values():
+                if not member.producer.started:
+                    member.producer.start()
+
+    def quiet(self) -> None:
+        """Take no more jobs on any queue, and start no more queues."""
+        with self._lock:
+            self._ending = True
+
+            for member in self._everybody():
+                member.producer.quiet()
+
+    def drain(self, *, deadline: float, flush_deadline: float) -> None:
+        """Let jobs finish until one deadline, and try what is unwritten until another one."""
+        with self._lock:
+            for member in self._everybody():
+                member.producer.drain(deadline=deadline, flush_deadline=flush_deadline)
+
+    def hasten(self, *, deadline: float, flush_deadline: float) -> None:
+        """Bring the deadlines of those forward that drain already."""
+        with self._lock:
+            for member in self._everybody():
+                if member.producer.stopping:
+                    member.producer.drain(deadline=deadline, flush_deadline=flush_deadline)
+
+    def join(self, deadline: Callable[[], float]) -> bool:
+        """Wait until the deadline, read anew for each; tell whether all threads ended."""
+        with self._lock:
+            everybody = list(self._everybody())
+
+        return all([member.producer.join(deadline()) for member in everybody])
+
+    @property
+    def settled(self) -> bool:
+        """Whether all threads ended, and none left a job behind."""
+        with self._lock:
+            return all(member.producer.settled for member in self._everybody())
+
+    def runs_on(self, thread: Thread) -> bool:
+        """Whether a thread is a producer's, or runs one of their jobs."""
+        with self._lock:
+            return any(member.producer.runs_on(thread) for member in self._everybody())
+
+    # What the beats need and bring
+
+    def rows(self) -> list[ProducerRow]:
+        """What the node's beat says of its queues; those on their way out included."""
+        with self._lock:
+            self._leaving = [item for item in self._leaving if not item.producer.settled]
+
+            return [
+                ProducerRow(
+                    member.producer.uuid,
+                    member.producer.queue.name,
+                    member.wanted.limit,
+                    member.wanted.paused,
+                )
+                for member in self._everybody()
+            ]
+
+    def admit(self, uuids: Iterable[str]) -> None:
+        """Let producers take jobs: the cluster knows of them."""
+        known = set(uuids)
+
+        with self._lock:
+            for member in self._members.values():
+                if member.producer.uuid in known and not member.known:
+                    member.known = True
+                    member.producer.admit()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there are producers that the cluster has yet to hear of."""
+        with self._lock:
+            return any(not member.known for member in self._members.values())
+
+    def cancel(self, job_ids: Sequence[int]) -> None:
+        """Ask running jobs to stop."""
+        if job_ids:
+            with self._lock:
+                for member in self._everybody():
+                    member.producer.cancel(job_ids)
+
+    def verify(self) -> None:
+        """Look which of the running jobs are still this node's."""
+        with self._lock:
+            for member in self._everybody():
+                member.producer.verify()
+
+    def apply(self, rows: Sequence[Control]) -> None:
+        """Make every queue as it is wanted."""
+        with self._lock:
+            self._rows = list(rows)
+            self._newest = max([self._newest, *(row.seq for row in rows)])
+            self._conform()
+
+    def wake(self, queue: str) -> None:
+        """Let a queue look for jobs, if it runs here."""
+        # Without the lock: this is the notifier's, for every notification.
+        if (member := self._members.get(queue)) is not None:
+            member.producer.wake()
+
+    def wake_all(self) -> None:
+        """Let every queue look for jobs."""
+        for member in list(self._members.values()):
+            member.producer.wake()
+
+    def heard(self, payload: Mapping[str, Any]) -> bool:
+        """Follow a signal, of any kind of node.
+
+        Returns:
+            Whether a row may stand behind it, which the next beat brings.
+
+        Raises:
+            ValueError, LookupError, TypeError: It is not understood.
+        """
+        if payload.get("ident", "any") not in ("any", f"{self._name}.{self._node}"):
+            return False
+
+        action = payload["action"]
+
+        if action == "pkill":
+            self.cancel([int(payload["job_id"])])
+
+            return False
+
+        if action in ("pause", "resume"):
+            self._wish(payload["queue"], controls.PAUSED, action == "pause")
+        elif action == "scale":
+            self._wish(payload["queue"], controls.LIMIT, payload["limit"])
+        elif action == "start":
+            self._wish(payload["queue"], controls.RUNNING, payload["limit"])
+
+            if payload.get("paused") is True:
+                self._wish(payload["queue"], controls.PAUSED, True)
+        elif action == "stop":
+            self._wish(payload["queue"], controls.RUNNING, False)
+        else:
+            raise ValueError(f"unknown action {action!r}")
+
+        return True
+
+    @property
+    def names(self) -> list[str]:
+        """The queues that run here."""
+        return list(self._members)
+
+    def info(self) -> list[QueueInfo]:
+        """Each queue of this node, at this moment."""
+        with self._lock:
+            return [self._info(member) for member in self._everybody()]
+
+    def _wish(self, queue: object, aspect: str, value: object) -> None:
+        if not isinstance(queue, str):
+            raise ValueError("no queue is named")
+
+        if queue != controls.EVERY:
+            try:
+                check_name("queue", queue)
+            except ConfigError as error:
+                raise ValueError(error.problem) from None
+
+        value = controls.checked(aspect, value)
+
+        with self._lock:
+            # After all rows that were seen, and before any that is yet to be seen: of our own
+            # signals the row follows, and then counts.
+            self._heard.pop((queue, aspect), None)
+
+            if not self._is_so(queue, aspect, value):
+                wish = Control(self._newest + 0.5, queue, aspect, value)
+                self._heard[(queue, aspect)] = wish
+
+            self._conform()
+
+    def _is_so(self, queue: str, aspect: str, value: object) -> bool:
+        """Whether the rows alone say it; what they say may end by itself, a wish does not."""
+        for name in self._members if queue == controls.EVERY else [queue]:
+            wanted = self._wanted(self._rows, name)
+            now = {
+                controls.PAUSED: wanted.paused,
+                controls.LIMIT: wanted.limit,
+                controls.RUNNING: wanted.limit if wanted.running else False,
+            }
+
+            if now[aspect] != value:
+                return False
+
+        return True
+
+    def _wanted(self, everything: Sequence[Control], queue: str) -> Wanted:
+        configured = self._configured.get(queue)
+
+        return controls.wanted(everything, queue, None if configured is None else configured.limit)
+
+    def _conform(self) -> None:
+        if self._ending:
+            return
+
+        everything = [*self._rows, *self._heard.values()]
+
+        for name in {*self._configured, *self._members, *controls.queues_started(everything)}:
+            wanted = self._wanted(everything, name)
+            member = self._members.get(name)
+
+            if member is None and wanted.running:
+                self._add(name, wanted).producer.start()
+                telemetry.emit("oban.queue.started", {"queue": name, "limit": wanted.limit})
+                log.info("queue %r started with limit %d", name, wanted.limit)
+            elif member is not None and not wanted.running:
+                self._remove(name)
+            elif member is not None and member.wanted != wanted:
+                self._change(member, wanted)
+
+    def _add(self, name: str, wanted: Wanted) -> _Member:
+        producer = self._make(QueueConfig(name, wanted.limit))
+        member = _Member(producer, utc_now(), wanted)
+        self._members[name] = member
+
+        if wanted.paused:
+            producer.pause(True)
+
+        return member
+
+    def _remove(self, name: str) -> None:
+        member = self._members.pop(name)
+        self._leaving.append(member)
+        # Without an end to the flushing: as long as the node lives, nobody else would rescue what
+        # this producer could not write.
+        member.producer.drain(deadline=time.monotonic() + self._grace, flush_deadline=float("inf"))
+        telemetry.emit("oban.queue.stopped", {"queue": name})
+        log.info("queue %r stops; running jobs get %g seconds", name, self._grace)
+
+    def _change(self, member: _Member, wanted: Wanted) -> None:
+        name = member.producer.queue.name
+        before, member.wanted = member.wanted, wanted
+
+        if before.limit != wanted.limit:
+            member.producer.scale(wanted.limit)
+            telemetry.emit("oban.queue.scaled", {"queue": name, "limit": wanted.limit})
+            log.info("queue %r has limit %d now, %d before", name, wanted.limit, before.limit)
+
+        if before.paused != wanted.paused:
+            member.producer.pause(wanted.paused)
+            by = wanted.pause.by if wanted.pause is not None else None
+            event = "oban.queue.paused" if wanted.paused else "oban.queue.resumed"
+            telemetry.emit(event, {"queue": name, "by": by})
+            log.info("queue %r %s", name, f"paused by {by or '?'}" if wanted.paused else "resumed")
+
+    def _everybody(self) -> Iterable[_Member]:
+        return [*self._members.values(), *self._leaving]
+
+    def _info(self, member: _Member) -> QueueInfo:
+        pause = member.wanted.pause
+
+        return QueueInfo(
+            queue=member.producer.queue.name,
+            name=self._name,
+            node=self._node,
+            limit=member.wanted.limit,
+            paused=member.wanted.paused,
+            running=member.producer.running,
+            started_at=member.started_at,
+            uuid=member.producer.uuid,
+            paused_by=None if pause is None else pause.by,
+            paused_at=None if pause is None else pause.at,
+            paused_until=None if pause is None else pause.until,
+            stopping=member.producer.stopping,
+        )
