@@ -5,30 +5,78 @@ from __future__ import annotations
 import atexit
 import importlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-import psycopg
 from psycopg_pool import ConnectionPool
 
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
+from oban_sync.control import enqueueing, jobs, queues
 from oban_sync.core import instances, worker
-from oban_sync.core.checks import check_seconds, check_whole
+from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
-from oban_sync.core.errors import ConfigError, NotRunningError, shown
-from oban_sync.core.job import Job
+from oban_sync.core.errors import ConfigError, NotRunningError
 from oban_sync.core.loops import StagerConfig
 from oban_sync.engine import connections
-from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.session import Db
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.lifecycle import Lifecycle
+from oban_sync.runtime.roster import QueueInfo
 from oban_sync.runtime.supervisor import Supervisor
 
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
 log = logging.getLogger("oban_sync")
+
+
+def _at_desk(
+    function: Callable[Concatenate[Oban, Params], Result],
+) -> Callable[Concatenate[Oban, Params], Result]:
+    """A method of a function that takes the Oban itself."""
+    return function
+
+
+def _on_tables(
+    function: Callable[Concatenate[Db, Params], Result],
+) -> Callable[Concatenate[Oban, Params], Result]:
+    """A method of a function that works on the tables."""
+
+    @wraps(function)
+    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        return function(self.db, *args, **kwargs)
+
+    return method
+
+
+def _on_bound(
+    function: Callable[Concatenate[Db, Params], Result],
+) -> Callable[Concatenate[Oban, Params], Result]:
+    """The same, in the transaction of the connection that is bound to the thread, if one is."""
+
+    @wraps(function)
+    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        if kwargs.get("conn") is None:
+            kwargs["conn"] = connections.bound_to(self)
+
+        return function(self.db, *args, **kwargs)
+
+    return method
+
+
+def _in_name(
+    function: Callable[Concatenate[Db, str, Params], Result],
+) -> Callable[Concatenate[Oban, Params], Result]:
+    """A method of a function that works on what belongs to an instance, by its name."""
+
+    @wraps(function)
+    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        return function(self.db, self.name, *args, **kwargs)
+
+    return method
 
 
 class Oban:
@@ -222,6 +270,11 @@ class Oban:
         )
 
     @property
+    def name(self) -> str:
+        """The name of this instance."""
+        return self._config.name
+
+    @property
     def conninfo(self) -> str:
         """Where its database is, as it was given; a password in it is not masked."""
         return self._assembly.conninfo
@@ -249,127 +302,58 @@ class Oban:
 
     # Enqueueing
 
-    def enqueue(self, job: Job, *, conn: Any = None) -> Job:
-        """Store a job.
+    enqueue = _at_desk(enqueueing.enqueue)
+    enqueue_many = _at_desk(enqueueing.enqueue_many)
+    connection = _at_desk(enqueueing.connection)
+    transaction = _at_desk(enqueueing.transaction)
+    bind = _at_desk(enqueueing.bind)
 
-        Without `conn` it goes through the connection of the surrounding `connection`, `transaction`
-        or `bind` block, and else is committed at once. Nodes hear of it when it is committed.
+    # Managing jobs
 
-        Args:
-            job: Made by ``Worker.new(...)``. It stays as it is, and may be stored again.
-            conn: Store it in this connection's transaction, which stays the caller's to commit: a
-                psycopg 3, psycopg2 or other DB-API connection or cursor, a SQLAlchemy Connection,
-                Session or scoped_session, or a Django connection.
+    get_job = _on_bound(jobs.get_job)
+    list_jobs = _on_tables(jobs.list_jobs)
+    count_jobs = _on_tables(jobs.count_jobs)
+    cancel_job = _on_bound(jobs.cancel_job)
+    cancel_many_jobs = _on_bound(jobs.cancel_many_jobs)
+    retry_job = _on_bound(jobs.retry_job)
+    retry_many_jobs = _on_bound(jobs.retry_many_jobs)
+    delete_job = _on_bound(jobs.delete_job)
+    delete_many_jobs = _on_bound(jobs.delete_many_jobs)
+    update_job = _on_bound(jobs.update_job)
+    update_many_jobs = _on_bound(jobs.update_many_jobs)
 
-        Returns:
-            The job as stored, with its id.
+    # Managing queues and nodes
 
-        Raises:
-            InvalidJobError: Its args or meta were changed into something that cannot be stored.
-            ConfigError: `conn` is not a connection.
-            DatabaseUnavailableError: PostgreSQL could not be reached.
-            SchemaError: The tables are missing.
+    pause_queue = _in_name(queues.pause_queue)
+    resume_queue = _in_name(queues.resume_queue)
+    pause_all_queues = _in_name(queues.pause_all_queues)
+    resume_all_queues = _in_name(queues.resume_all_queues)
+    start_queue = _in_name(queues.start_queue)
+    stop_queue = _in_name(queues.stop_queue)
+    scale_queue = _in_name(queues.scale_queue)
+    list_nodes = _on_tables(queues.list_nodes)
+
+    def check_queue(self, queue: str) -> QueueInfo | None:
+        """How a queue of this very node stands at the moment; None when it does not run here."""
+        return next((info for info in self.check_all_queues() if info.queue == queue), None)
+
+    def check_all_queues(self) -> list[QueueInfo]:
+        """How each queue of this very node stands; `list_nodes` tells of the others."""
+        supervisor = self._lifecycle.supervisor
+
+        return [] if supervisor is None else supervisor.roster.info()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node does the work of the whole cluster at the moment.
+
+        By this process's own clock: false as soon as it could not renew its lease in time.
         """
-        return self.enqueue_many((job,), conn=conn)[0]
+        supervisor = self._lifecycle.supervisor
 
-    def enqueue_many(self, jobs: Iterable[Job] | Job, /, *rest: Job, conn: Any = None) -> list[Job]:
-        """Store any number of jobs in one transaction, by one statement for every 5,000.
-
-        Args:
-            jobs: An iterable of jobs, a generator for instance; or the first of several arguments.
-            rest: More jobs.
-            conn: As for `enqueue`; a generator may be read while its transaction is open.
-
-        Returns:
-            The jobs as stored, in order, with ids in the same order.
-
-        Raises:
-            ConfigError: Something among them is not a job; nothing was stored.
-            DatabaseUnavailableError, InvalidJobError, SchemaError: As `enqueue`.
-        """
-        given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs)
-
-        if conn is None:
-            conn = connections.bound_to(self)
-
-        if conn is not None:
-            return stored_jobs.insert(conn, self._config.prefix, given)
-
-        with self._db().session() as tx:
-            # One job needs no transaction around its one statement.
-            if isinstance(jobs, tuple) and len(jobs) == 1:
-                return stored_jobs.insert(tx.conn, tx.schema, given)
-
-            with tx.conn.transaction():
-                return stored_jobs.insert(tx.conn, tx.schema, given)
-
-    @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Any]]:
-        """Borrow a psycopg connection; jobs enqueued in the block, on this thread, go through it.
-
-        The connection is in autocommit mode, so open a transaction on it where one is wanted.
-
-        Raises:
-            DatabaseUnavailableError: PostgreSQL could not be reached.
-
-        Example:
-            >>> with oban.connection() as conn, conn.transaction():
-            ...     user = conn.execute("INSERT INTO users VALUES ('a@example.com')")
-            ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
-        """
-        with self._db().borrowed() as conn, connections.bound(self, conn):
-            yield conn
-
-    @contextmanager
-    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        """A transaction that the jobs enqueued in the block, on this thread, belong to.
-
-        Inside the block of another `transaction` or `connection` it is a savepoint, or a
-        transaction, on the same connection.
-
-        Raises:
-            DatabaseUnavailableError: PostgreSQL could not be reached.
-        """
-        conn = connections.bound_to(self)
-
-        if isinstance(conn, psycopg.Connection):
-            with conn.transaction():
-                yield conn
-        else:
-            with self.connection() as own, own.transaction():
-                yield own
-
-    def bind(self, conn: Any) -> AbstractContextManager[None]:
-        """Let jobs enqueued in the block, on this thread, go through a connection or session.
-
-        Nothing is committed: that stays with whoever owns it.
-
-        Args:
-            conn: As for `enqueue`.
-
-        Raises:
-            ConfigError: It is not a connection.
-
-        Example:
-            >>> with oban.bind(session):
-            ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
-        """
-        connections.check(conn)
-
-        return connections.bound(self, conn)
+        return supervisor is not None and supervisor.is_leader
 
     # Looking and running by hand
-
-    def get_job(self, job_id: int) -> Job | None:
-        """The job of an id as it stands now, or None.
-
-        Raises:
-            DatabaseUnavailableError: PostgreSQL could not be reached.
-        """
-        check_whole("job_id", job_id, 0, 2**63 - 1)
-
-        with self._db().session() as tx:
-            return stored_jobs.get(tx, job_id)
 
     def drain_queue(
         self,
@@ -400,7 +384,7 @@ class Oban:
             DatabaseUnavailableError: PostgreSQL could not be reached.
         """
         return drainer.drain(
-            self._db(),
+            self.db,
             queue,
             node=self._assembly.node,
             with_recursion=with_recursion,
@@ -434,7 +418,9 @@ class Oban:
         self._stopped = True
         self._assembly.close()
 
-    def _db(self) -> Db:
+    @property
+    def db(self) -> Db:
+        """The application pool, as the library's own statements use it."""
         if self._stopped:
             raise NotRunningError(
                 f"Oban {self._config.name!r} was stopped, and its connections are closed; call "
@@ -454,15 +440,3 @@ def _imported(name: str) -> None:
 
         raise ConfigError("imports", f"there is no module {error.name!r}") from error
 
-
-def _checked(given: Iterable[Job]) -> Iterator[Job]:
-    if not isinstance(given, Iterable):
-        raise ConfigError("jobs", f"{shown(given)} is neither a job nor an iterable of jobs")
-
-    for index, job in enumerate(given):
-        if not isinstance(job, Job):
-            raise ConfigError(
-                f"jobs[{index}]", f"{shown(job)} is not a job; make one with Worker.new(...)"
-            )
-
-        yield job

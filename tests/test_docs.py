@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click import Command, Group
 
+import oban_sync.control.enqueueing
 import oban_sync.core.job
 import oban_sync.core.worker
 import oban_sync.oban
@@ -107,7 +108,13 @@ def test_every_event_is_documented():
         assert f"`{event}" in page or (f"`{stem}." in page and f"`.{last}`" in page), event
 
 
-MODULES = [oban_sync.core.worker, oban_sync.oban, oban_sync.core.job, oban_sync.telemetry.bus]
+MODULES = [
+    oban_sync.core.worker,
+    oban_sync.oban,
+    oban_sync.control.enqueueing,
+    oban_sync.core.job,
+    oban_sync.telemetry.bus,
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

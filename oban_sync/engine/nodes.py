@@ -195,7 +195,7 @@ def rescue(
             channel=tx.channel("insert"),
         )
 
-        return [Rescued(*row[:3]) for row in rows if row[0] is not None], bool(rows[0][3])
+        return _told(rows), bool(rows[0][3])
 
     def orphans(tx: Tx) -> list[int]:
         return [row[0] for row in tx.tuples("node_orphan_list", uuid=seen.uuid)]
@@ -218,12 +218,16 @@ def rescue_aged(db: Db, *, rescue_after: float, most: int, shunned: Shunned) -> 
             channel=tx.channel("insert"),
         )
 
-        return [Rescued(*row[:3]) for row in rows if row[0] is not None], False
+        return _told(rows), False
 
     def aged(tx: Tx) -> list[int]:
         return [row[0] for row in tx.tuples("job_aged_list", rescue_after=rescue_after)]
 
     return _in_parts_if_need_be(db, run, aged, shunned)[0]
+
+
+def _told(rows: list[tuple[Any, ...]]) -> list[Rescued]:
+    return [Rescued(*row[:3]) for row in sorted(rows) if row[0] is not None]
 
 
 def _in_parts_if_need_be(

@@ -39,7 +39,11 @@ class _Watch:
 
 
 class Lifeline(Loop):
-    """Watch the other nodes, and rescue the jobs of those that died. Works on the leader only.
+    """Watch the other nodes, and rescue the jobs of those that died.
+
+    Every node does, because it may be the leader that died: waiting for another one would double
+    the time. Several may find the same node dead; its row says who was first. Jobs of owners that
+    nobody knows are the leader's.
 
     Only what this process itself saw counts, without a gap: after a restart of PostgreSQL, a failed
     look, or a stall of its own the watch begins anew. So neither clocks nor outages make anybody
@@ -75,15 +79,10 @@ class Lifeline(Loop):
 
     def tick(self) -> float | None:
         """Look once, and rescue what there is."""
-        if not self._leads():
-            self._watches.clear()
-
-            return None
-
         dead = until_available(self._look, stopping=self._stopping, what=self.name, log=log)
         full = any([self._rescue(seen, why) for seen, why in dead])
 
-        if self._looked_at - self._aged_at >= self.AGED_INTERVAL:
+        if self._leads() and self._looked_at - self._aged_at >= self.AGED_INTERVAL:
             full |= self._rescue_aged()
             self._aged_at = self._looked_at
 

@@ -14,16 +14,15 @@ SELECT NOT EXISTS (
       AND CASE
           WHEN node.lock_key IS NULL
               THEN node.beat_at > now() - make_interval(secs => node.max_age)
-          ELSE EXISTS (
-              SELECT FROM pg_catalog.pg_locks AS held
-              WHERE held.locktype = 'advisory'
-                AND held.objsubid = 1
-                AND held.database = (
+          ELSE node.lock_key = ANY (ARRAY(
+              SELECT (lock.classid::bigint << 32) | lock.objid::bigint
+              FROM pg_catalog.pg_locks AS lock
+              WHERE lock.locktype = 'advisory'
+                AND lock.objsubid = 1
+                AND lock.granted
+                AND lock.database = (
                     SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()
                 )
-                AND held.classid::bigint = ((node.lock_key >> 32) & 4294967295)
-                AND held.objid::bigint = (node.lock_key & 4294967295)
-                AND held.granted
-          )
+          ))
       END
 ) AS alone

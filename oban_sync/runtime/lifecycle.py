@@ -28,6 +28,13 @@ class Lifecycle:
 
         return self._supervisor is not None
 
+    @property
+    def supervisor(self) -> Supervisor | None:
+        """The running parts, if they run in this process."""
+        self._clean_after_fork()
+
+        return self._supervisor
+
     def start(self, build: Callable[[], Supervisor | None], undo: Callable[[], None]) -> bool:
         """Build and start the parts unless they run; tell whether this call started them.
 

@@ -100,7 +100,7 @@ class Roster:
         #: Stopped while the node goes on; each owes something until its thread ends.
         self._leaving: list[_Member] = []
         self._rows: list[Control] = []
-        self._heard: dict[tuple[str, str], Control] = {}
+        self._heard: list[Control] = []
         self._newest = 0.0
         self._ending = False
 
@@ -206,6 +206,17 @@ class Roster:
         with self._lock:
             self._rows = list(rows)
             self._newest = max([self._newest, *(row.seq for row in rows)])
+            # What has a newer row is void for good, also after that row's end.
+            self._heard = [
+                wish
+                for wish in self._heard
+                if not any(
+                    row.aspect == wish.aspect
+                    and row.queue in (wish.queue, controls.EVERY)
+                    and row.seq > wish.seq
+                    for row in rows
+                )
+            ]
             self._conform()
 
     def wake(self, queue: str) -> None:
@@ -278,19 +289,24 @@ class Roster:
 
         with self._lock:
             # After all rows that were seen, and before any that is yet to be seen: of our own
-            # signals the row follows, and then counts.
-            self._heard.pop((queue, aspect), None)
+            # signals the row follows, and then counts. Older wishes are void.
+            self._heard = [
+                item
+                for item in self._heard
+                if item.aspect != aspect or queue not in (item.queue, controls.EVERY)
+            ]
 
             if not self._is_so(queue, aspect, value):
-                wish = Control(self._newest + 0.5, queue, aspect, value)
-                self._heard[(queue, aspect)] = wish
+                # Later ones count for more; all of them are younger than the rows that were seen.
+                seq = self._newest + 0.5 + len(self._heard) * 1e-6
+                self._heard.append(Control(seq, queue, aspect, value))
 
             self._conform()
 
     def _is_so(self, queue: str, aspect: str, value: object) -> bool:
-        """Whether the rows alone say it; what they say may end by itself, a wish does not."""
+        """Whether it is so without a further wish, which would not end by itself as a row may."""
         for name in self._members if queue == controls.EVERY else [queue]:
-            wanted = self._wanted(self._rows, name)
+            wanted = self._wanted([*self._rows, *self._heard], name)
             now = {
                 controls.PAUSED: wanted.paused,
                 controls.LIMIT: wanted.limit,
@@ -311,7 +327,7 @@ class Roster:
         if self._ending:
             return
 
-        everything = [*self._rows, *self._heard.values()]
+        everything = [*self._rows, *self._heard]
 
         for name in {*self._configured, *self._members, *controls.queues_started(everything)}:
             wanted = self._wanted(everything, name)

@@ -1,0 +1,165 @@
+"""Storing jobs, in the application's own transactions where it wants that.
+
+Each function takes the Oban it works for: which connection is bound to it, and where its tables
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import psycopg
+
+from oban_sync.core.errors import ConfigError, shown
+from oban_sync.core.job import Job
+from oban_sync.engine import connections
+from oban_sync.engine import jobs as stored_jobs
+from oban_sync.engine.session import Db
+
+
+class Desk(Protocol):
+    """The part of an Oban that these functions need."""
+
+    @property
+    def prefix(self) -> str:
+        """The schema of the tables."""
+        ...
+
+    @property
+    def db(self) -> Db:
+        """The application pool."""
+        ...
+
+
+def enqueue(desk: Desk, job: Job, *, conn: Any = None) -> Job:
+    """Store a job.
+
+    Without `conn` it goes through the connection of the surrounding `connection`, `transaction`
+    or `bind` block, and else is committed at once. Nodes hear of it when it is committed.
+
+    Args:
+        desk: The Oban.
+        job: Made by ``Worker.new(...)``. It stays as it is, and may be stored again.
+        conn: Store it in this connection's transaction, which stays the caller's to commit: a
+            psycopg 3, psycopg2 or other DB-API connection or cursor, a SQLAlchemy Connection,
+            Session or scoped_session, or a Django connection.
+
+    Returns:
+        The job as stored, with its id.
+
+    Raises:
+        InvalidJobError: Its args or meta were changed into something that cannot be stored.
+        ConfigError: `conn` is not a connection.
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+        SchemaError: The tables are missing.
+    """
+    return enqueue_many(desk, (job,), conn=conn)[0]
+
+
+def enqueue_many(
+    desk: Desk, jobs: Iterable[Job] | Job, /, *rest: Job, conn: Any = None
+) -> list[Job]:
+    """Store any number of jobs in one transaction, by one statement for every 5,000.
+
+    Args:
+        desk: The Oban.
+        jobs: An iterable of jobs, a generator for instance; or the first of several arguments.
+        rest: More jobs.
+        conn: As for `enqueue`; a generator may be read while its transaction is open.
+
+    Returns:
+        The jobs as stored, in order, with ids in the same order.
+
+    Raises:
+        ConfigError: Something among them is not a job; nothing was stored.
+        DatabaseUnavailableError, InvalidJobError, SchemaError: As `enqueue`.
+    """
+    given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs)
+
+    if conn is None:
+        conn = connections.bound_to(desk)
+
+    if conn is not None:
+        return stored_jobs.insert(conn, desk.prefix, given)
+
+    with desk.db.session() as tx:
+        # One job needs no transaction around its one statement.
+        if isinstance(jobs, tuple) and len(jobs) == 1:
+            return stored_jobs.insert(tx.conn, tx.schema, given)
+
+        with tx.conn.transaction():
+            return stored_jobs.insert(tx.conn, tx.schema, given)
+
+
+@contextmanager
+def connection(desk: Desk) -> Iterator[psycopg.Connection[Any]]:
+    """Borrow a psycopg connection; jobs enqueued in the block, on this thread, go through it.
+
+    The connection is in autocommit mode, so open a transaction on it where one is wanted.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+
+    Example:
+        >>> with oban.connection() as conn, conn.transaction():
+        ...     user = conn.execute("INSERT INTO users VALUES ('a@example.com')")
+        ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
+    """
+    with desk.db.borrowed() as conn, connections.bound(desk, conn):
+        yield conn
+
+
+@contextmanager
+def transaction(desk: Desk) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that the jobs enqueued in the block, on this thread, belong to.
+
+    Inside the block of another `transaction` or `connection` it is a savepoint, or a
+    transaction, on the same connection.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+    """
+    conn = connections.bound_to(desk)
+
+    if isinstance(conn, psycopg.Connection):
+        with conn.transaction():
+            yield conn
+    else:
+        with connection(desk) as own, own.transaction():
+            yield own
+
+
+def bind(desk: Desk, conn: Any) -> AbstractContextManager[None]:
+    """Let jobs enqueued in the block, on this thread, go through a connection or session.
+
+    Nothing is committed: that stays with whoever owns it.
+
+    Args:
+        desk: The Oban.
+        conn: As for `enqueue`.
+
+    Raises:
+        ConfigError: It is not a connection.
+
+    Example:
+        >>> with oban.bind(session):
+        ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
+    """
+    connections.check(conn)
+
+    return connections.bound(desk, conn)
+
+
+def _checked(given: Iterable[Job]) -> Iterator[Job]:
+    if not isinstance(given, Iterable):
+        raise ConfigError("jobs", f"{shown(given)} is neither a job nor an iterable of jobs")
+
+    for index, job in enumerate(given):
+        if not isinstance(job, Job):
+            raise ConfigError(
+                f"jobs[{index}]", f"{shown(job)} is not a job; make one with Worker.new(...)"
+            )
+
+        yield job

@@ -1,0 +1,106 @@
+"""What was asked of queues, and who is there to follow it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from oban_sync.engine import signals
+from oban_sync.engine.session import Tx
+
+
+def write(
+    tx: Tx,
+    *,
+    name: str,
+    queue: str,
+    node: str,
+    aspect: str,
+    value: object,
+    by: str | None,
+    until: datetime | None,
+    payload: dict[str, Any],
+) -> None:
+    """Store one order over those that it makes void, and send the signal that goes with it.
+
+    Args:
+        tx: Where.
+        name: The Oban instance.
+        queue: The queue, or ``*``.
+        node: The node, or ``*``.
+        aspect: See `core.controls.Control`.
+        value: Likewise.
+        by: Who asks.
+        until: When it ends by itself.
+        payload: The signal.
+    """
+    tx.tuples(
+        "control_write",
+        name=name,
+        queue=queue,
+        node=node,
+        aspect=aspect,
+        value=json.dumps(value),
+        set_by=by,
+        until=until,
+        channel=tx.channel("signal"),
+        payload=signals.encode(payload),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeQueue:
+    """One queue of a node.
+
+    Attributes:
+        queue: Its name.
+        limit: Jobs at once.
+        paused: Whether it takes no jobs.
+        uuid: Identifies its producer.
+    """
+
+    queue: str
+    limit: int
+    paused: bool
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node that takes part, as the tables tell of it.
+
+    Attributes:
+        uuid: Its identity, minted at its start.
+        name: Its Oban instance.
+        node: What people call it.
+        leader: Whether it leads its instance.
+        started_at: When it started.
+        beat_at: Its last beat.
+        queues: What it runs, by name.
+    """
+
+    uuid: str
+    name: str
+    node: str
+    leader: bool
+    started_at: datetime
+    beat_at: datetime
+    queues: list[NodeQueue]
+
+
+def list_nodes(tx: Tx) -> list[NodeInfo]:
+    """The nodes that take part, oldest first."""
+    return [
+        NodeInfo(
+            uuid,
+            name,
+            node,
+            leader,
+            started_at,
+            beat_at,
+            [NodeQueue(**queue) for queue in json.loads(queues)],
+        )
+        for uuid, name, node, leader, started_at, beat_at, queues in tx.tuples("node_list")
+    ]

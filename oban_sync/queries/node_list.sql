@@ -1,0 +1,31 @@
+-- The nodes that take part, and their queues.
+--
+-- Gives: uuid, name, node, leader, started_at, beat_at, queues (JSON as text: array of {queue, limit,
+-- paused, uuid}), oldest node first.
+SELECT
+    node.uuid,
+    node.name,
+    node.node,
+    EXISTS (
+        SELECT FROM /* schema */oban_sync_leaders AS lease
+        WHERE lease.name = node.name
+          AND lease.uuid = node.uuid
+          AND lease.expires_at > clock_timestamp()
+    ) AS leader,
+    node.started_at,
+    node.beat_at,
+    coalesce((
+        SELECT jsonb_agg(
+            jsonb_build_object(
+                'queue', producer.queue,
+                'limit', producer.job_limit,
+                'paused', producer.paused,
+                'uuid', producer.uuid
+            )
+            ORDER BY producer.queue, producer.started_at
+        )
+        FROM /* schema */oban_sync_producers AS producer
+        WHERE producer.node_uuid = node.uuid
+    ), '[]')::text AS queues
+FROM /* schema */oban_sync_nodes AS node
+ORDER BY node.started_at, node.uuid
