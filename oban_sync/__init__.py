@@ -8,6 +8,7 @@ from oban_sync.core.errors import (
     InvalidJobError,
     JobDecodeError,
     JobError,
+    JobNotFoundError,
     NotRunningError,
     ObanError,
     SchemaError,
@@ -16,7 +17,9 @@ from oban_sync.core.errors import (
 from oban_sync.core.job import Job, JobState, current_job
 from oban_sync.core.outcome import Cancel, Discard, Record, Snooze
 from oban_sync.core.worker import JobFunction, Worker, job, worker
+from oban_sync.engine.orders import NodeInfo, NodeQueue
 from oban_sync.oban import Oban
+from oban_sync.runtime.roster import QueueInfo
 
 __version__ = "0.1.0"
 
@@ -31,10 +34,14 @@ __all__ = [
     "JobDecodeError",
     "JobError",
     "JobFunction",
+    "JobNotFoundError",
     "JobState",
+    "NodeInfo",
+    "NodeQueue",
     "NotRunningError",
     "Oban",
     "ObanError",
+    "QueueInfo",
     "Record",
     "SchemaError",
     "Snooze",

@@ -35,6 +35,8 @@ from oban_sync.engine.nodes import Identity, lock_key
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
 from oban_sync.plugins.lifeline import Lifeline
+from oban_sync.plugins.pruner import Pruner
+from oban_sync.plugins.reindexer import Reindexer
 from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
@@ -170,7 +172,7 @@ class Assembly:
                 on_elected=wake_duties,
             )
 
-        duties += self._duties(db, identity, roster, leader, degraded)
+        duties += self._duties(db, listens or conninfo, identity, roster, leader, degraded)
 
         if notifier is not None:
             self._connect_channels(notifier, roster, refresher, leader)
@@ -206,6 +208,7 @@ class Assembly:
     def _duties(
         self,
         db: Db,
+        direct: str,
         identity: Identity,
         roster: Roster,
         leader: Leader | None,
@@ -217,10 +220,21 @@ class Assembly:
         def leads() -> bool:
             return leader is not None and leader.is_leader
 
-        return [
+        duties: list[Loop] = [
             Stager(db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded),
             Lifeline(db, identity.uuid, config.lifeline, leads=leads),
         ]
+
+        if config.pruner.enabled:
+            duties.append(Pruner(db, config.pruner, leads=leads))
+
+        if config.reindexer.enabled:
+            plainly = partial(
+                connect, direct, application_name=f"oban-sync {config.name}: reindexer"
+            )
+            duties.append(Reindexer(plainly, config.prefix, config.reindexer, leads=leads))
+
+        return duties
 
     def _connect_channels(
         self, notifier: Notifier, roster: Roster, refresher: Refresher, leader: Leader | None

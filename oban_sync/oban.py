@@ -19,8 +19,7 @@ from oban_sync.core import instances, worker
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, NotRunningError
-from oban_sync.core.loops import StagerConfig
-from oban_sync.engine import connections
+from oban_sync.engine import callers
 from oban_sync.engine.session import Db
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.lifecycle import Lifecycle
@@ -60,7 +59,7 @@ def _on_bound(
     @wraps(function)
     def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
         if kwargs.get("conn") is None:
-            kwargs["conn"] = connections.bound_to(self)
+            kwargs["conn"] = callers.bound_to(self)
 
         return function(self.db, *args, **kwargs)
 
@@ -98,10 +97,19 @@ class Oban:
         prefix: The PostgreSQL schema of the tables.
         imports: Modules that define workers, imported by `start`.
         shutdown_grace_period: Seconds that `stop` lets running jobs finish in.
-        listen_conninfo: Where to LISTEN, when `conninfo` leads through a pooler such as PgBouncer.
+        listen_conninfo: Where to LISTEN, when `conninfo` leads through a pooler such as PgBouncer;
+            ``"off"`` to find everything by looking.
         pool_size: Most connections that enqueueing and `connection` use; none until used.
+        leadership: False to never lead; or ``{"interval": 2.5, "ttl": 8.0}``, in seconds.
         stager: ``{"interval": 1.0, "limit": 5000}``: how often due jobs are made available, and how
             many at a time.
+        refresher: ``{"interval": 3.0, "max_age": 60.0, "unlocked_max_age": 6.0}``: how often this
+            node beats, and after how long without a beat others take it for dead.
+        lifeline: ``{"interval": 2.0, "rescue_after": 300.0}``: how often this node looks for dead
+            ones, and the age at which jobs of unknown owners are run again.
+        pruner: False to keep finished jobs for good; by default they are deleted after a day. See
+            `core.retention.PrunerConfig` for retention by state, queue and worker.
+        reindexer: True, or a schedule, to rebuild the indexes of the jobs table every night.
 
     Raises:
         ConfigError: An option is wrong or unknown; names it, and what is allowed.
@@ -124,7 +132,12 @@ class Oban:
         shutdown_grace_period: float | None = None,
         listen_conninfo: str | None = None,
         pool_size: int | None = None,
-        stager: Mapping[str, Any] | StagerConfig | None = None,
+        leadership: Mapping[str, Any] | bool | None = None,
+        stager: Mapping[str, Any] | None = None,
+        refresher: Mapping[str, Any] | None = None,
+        lifeline: Mapping[str, Any] | None = None,
+        pruner: Mapping[str, Any] | bool | None = None,
+        reindexer: Mapping[str, Any] | bool | None = None,
         **unknown: Any,
     ) -> None:
         self._given: dict[str, Any] = {
@@ -138,7 +151,12 @@ class Oban:
             "shutdown_grace_period": shutdown_grace_period,
             "listen_conninfo": listen_conninfo,
             "pool_size": pool_size,
+            "leadership": leadership,
             "stager": stager,
+            "refresher": refresher,
+            "lifeline": lifeline,
+            "pruner": pruner,
+            "reindexer": reindexer,
             **unknown,
         }
         self._config = settings.resolve(self._given)
@@ -439,4 +457,3 @@ def _imported(name: str) -> None:
             raise
 
         raise ConfigError("imports", f"there is no module {error.name!r}") from error
-

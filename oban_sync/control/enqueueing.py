@@ -14,7 +14,7 @@ import psycopg
 
 from oban_sync.core.errors import ConfigError, shown
 from oban_sync.core.job import Job
-from oban_sync.engine import connections
+from oban_sync.engine import callers
 from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.session import Db
 
@@ -79,7 +79,7 @@ def enqueue_many(
     given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs)
 
     if conn is None:
-        conn = connections.bound_to(desk)
+        conn = callers.bound_to(desk)
 
     if conn is not None:
         return stored_jobs.insert(conn, desk.prefix, given)
@@ -107,7 +107,7 @@ def connection(desk: Desk) -> Iterator[psycopg.Connection[Any]]:
         ...     user = conn.execute("INSERT INTO users VALUES ('a@example.com')")
         ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
     """
-    with desk.db.borrowed() as conn, connections.bound(desk, conn):
+    with desk.db.borrowed() as conn, callers.bound(desk, conn):
         yield conn
 
 
@@ -121,7 +121,7 @@ def transaction(desk: Desk) -> Iterator[psycopg.Connection[Any]]:
     Raises:
         DatabaseUnavailableError: PostgreSQL could not be reached.
     """
-    conn = connections.bound_to(desk)
+    conn = callers.bound_to(desk)
 
     if isinstance(conn, psycopg.Connection):
         with conn.transaction():
@@ -147,9 +147,9 @@ def bind(desk: Desk, conn: Any) -> AbstractContextManager[None]:
         >>> with oban.bind(session):
         ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
     """
-    connections.check(conn)
+    callers.check(conn)
 
-    return connections.bound(desk, conn)
+    return callers.bound(desk, conn)
 
 
 def _checked(given: Iterable[Job]) -> Iterator[Job]:

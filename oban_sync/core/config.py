@@ -19,6 +19,8 @@ from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
+from oban_sync.core.reindexing import ReindexerConfig, check_reindexer
+from oban_sync.core.retention import PrunerConfig, check_pruner
 
 #: NOTIFY channels are named after it, as ``prefix.oban_cronitor``, in 63 characters. A second $
 #: would make a PostgreSQL quote.
@@ -60,6 +62,8 @@ class Config:
     refresher: RefresherConfig = RefresherConfig()
     leadership: LeadershipConfig = LeadershipConfig()
     lifeline: LifelineConfig = LifelineConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    reindexer: ReindexerConfig = ReindexerConfig()
 
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> Config:
@@ -255,6 +259,8 @@ _CHECKS: dict[str, Check] = {
     "listen_conninfo": _check_listen_conninfo,
     "pool_size": lambda option, value: check_whole(option, value, 1, 1_000),
     **loops.CHECKS,
+    "pruner": check_pruner,
+    "reindexer": check_reindexer,
 }
 
 #: The names of all options.

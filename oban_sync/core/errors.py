@@ -6,6 +6,7 @@ ObanError
 ├── SchemaError                      tables missing or too old
 ├── NotRunningError                  not there, already stopped, or already running
 ├── WorkerNotFoundError(LookupError) no worker of that name is registered here
+├── JobNotFoundError(LookupError)    there is no job of that id
 ├── DatabaseUnavailableError         PostgreSQL could not be reached
 ├── EmbeddedServerError              the private PostgreSQL could not be found, started or stopped
 └── JobError                         a job went wrong in a way the library itself decides
@@ -55,6 +56,10 @@ class NotRunningError(ObanError):
 
 class WorkerNotFoundError(ObanError, LookupError):
     """No worker of that name is registered in this process."""
+
+
+class JobNotFoundError(ObanError, LookupError):
+    """There is no job of that id: it was pruned or deleted, or never stored."""
 
 
 class DatabaseUnavailableError(ObanError):

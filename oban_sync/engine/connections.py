@@ -1,4 +1,4 @@
-"""Connections: the two pools, and statements on connections that belong to the application.
+"""Connections: the two pools, and those that one thread has for itself.
 
 The pool for applications opens nothing until asked. The pool for the library's own loops is set up
 for their few statements; its session settings never reach the application's.
@@ -9,22 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from threading import get_ident
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from oban_sync.core.config import mask
-from oban_sync.core.errors import ConfigError, NotRunningError, shown
-from oban_sync.engine.session import cursor_on, translate
-from oban_sync.engine.statements import positional
+from oban_sync.core.errors import ConfigError, shown
 
 #: Given to every connection we open. TCP notices a dead peer within 15 to 25 seconds.
 TRANSPORT: Mapping[str, object] = {
@@ -252,231 +245,6 @@ def _has_input(descriptor: int) -> bool:
         return bool(poll.poll(0))
 
     return bool(select.select([descriptor], [], [], 0)[0])
-
-
-class Runner(Protocol):
-    """Runs one statement on somebody's connection and gives its rows as tuples."""
-
-    def __call__(self, text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
-        """Run it; never commits."""
-        ...
-
-
-def run_on(conn: Any, name: str, schema: str, /, **params: object) -> list[tuple[Any, ...]]:
-    """Run a statement inside whatever transaction the connection is in; never commit.
-
-    Args:
-        conn: A psycopg 3, psycopg2 or other DB-API connection or cursor, a SQLAlchemy Connection,
-            Session or scoped_session, or a Django connection.
-        name: The statement.
-        schema: The schema of the tables.
-        params: Its parameters.
-
-    Raises:
-        ConfigError: It is none of these.
-        DatabaseUnavailableError: The connection is broken.
-        SchemaError: The tables are missing.
-    """
-    text, order = positional(name, schema)
-
-    try:
-        return runner(conn)(text, [params[key] for key in order])
-    except (ConfigError, NotRunningError):
-        raise
-    except Exception as error:
-        if (known := translate(error, schema)) is not None:
-            raise known from error
-
-        raise
-
-
-def check(conn: Any) -> None:
-    """See that statements could be run on a connection; sends nothing.
-
-    Raises:
-        ConfigError: It is no connection, or an asynchronous one.
-    """
-    _kind(conn)
-
-
-def runner(conn: Any) -> Runner:
-    """How to run statements on a connection of any supported kind; raises as `check`."""
-    return _kind(conn)(conn)
-
-
-def _kind(conn: Any) -> Callable[[Any], Runner]:
-    kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
-
-    # An application's subclass need not tell by its name.
-    if any("async" in base.__name__.lower() for base in type(conn).__mro__):
-        raise ConfigError(
-            "conn", f"a {kind} is asynchronous, and oban_sync is not; use oban-py in such code"
-        )
-
-    for accepts, make in _KINDS:
-        if not isinstance(conn, type) and accepts(conn):
-            return make
-
-    raise ConfigError(
-        "conn",
-        f"a {kind} is not a connection; give a psycopg, DB-API, SQLAlchemy or Django connection, "
-        "a cursor, or a Session"
-        + ("; it makes connections, so pass one of those" if hasattr(conn, "connect") else ""),
-    )
-
-
-def _is_psycopg(conn: Any) -> bool:
-    return isinstance(conn, (psycopg.Connection, psycopg.Cursor))
-
-
-def _on_psycopg(conn: Any) -> Runner:
-    connection = conn.connection if isinstance(conn, psycopg.Cursor) else conn
-
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
-        # A cursor of our own: the caller's keeps its results and its row factory.
-        with cursor_on(connection, tuple_row) as cursor:
-            rows: list[tuple[Any, ...]] = cursor.execute(text, params).fetchall()
-
-            return rows
-
-    return run
-
-
-def _is_sqlalchemy_connection(conn: Any) -> bool:
-    return callable(getattr(conn, "exec_driver_sql", None)) and not hasattr(conn, "connect")
-
-
-def _on_sqlalchemy_connection(conn: Any) -> Runner:
-    _refuse_other_database(conn.dialect.name)
-
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
-        # Not on the driver's connection below: SQLAlchemy has to know that a transaction began,
-        # or its commit() would do nothing.
-        return [tuple(row) for row in conn.exec_driver_sql(text, tuple(params)).fetchall()]
-
-    return run
-
-
-def _is_session(conn: Any) -> bool:
-    return callable(getattr(conn, "connection", None)) and callable(getattr(conn, "flush", None))
-
-
-def _on_session(conn: Any) -> Runner:
-    connection = conn.connection()
-
-    if not _is_sqlalchemy_connection(connection):
-        raise ConfigError("conn", f"{shown(conn)} gives no SQLAlchemy connection")
-
-    return _on_sqlalchemy_connection(connection)
-
-
-def _is_dbapi_cursor(conn: Any) -> bool:
-    return (
-        callable(getattr(conn, "execute", None))
-        and callable(getattr(conn, "fetchall", None))
-        and callable(getattr(getattr(conn, "connection", None), "cursor", None))
-    )
-
-
-def _on_dbapi_cursor(conn: Any) -> Runner:
-    return _on_dbapi(conn.connection)
-
-
-def _is_dbapi(conn: Any) -> bool:
-    return callable(getattr(conn, "cursor", None)) and (
-        callable(getattr(conn, "commit", None)) or callable(getattr(conn, "get_autocommit", None))
-    )
-
-
-def _on_dbapi(conn: Any) -> Runner:
-    # Django tells its vendor; for others it is the driver that tells.
-    _refuse_other_database(getattr(conn, "vendor", None) or type(conn).__module__.split(".")[0])
-
-    # psycopg2's, in a mode of its own: it would write the job and give no rows.
-    if getattr(conn, "async_", 0):
-        raise ConfigError("conn", "the connection is asynchronous, and oban_sync is not")
-
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
-        cursor = conn.cursor()
-
-        try:
-            cursor.execute(text, tuple(params))
-
-            return [
-                tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
-                for row in cursor.fetchall()
-            ]
-        finally:
-            cursor.close()
-
-    return run
-
-
-#: Dialects of SQLAlchemy, vendors of Django, and drivers, for what is met in practice.
-_OTHER_DATABASES = frozenset(
-    ("mariadb", "microsoft", "mssql", "mysql", "oracle", "sqlite")
-    + ("MySQLdb", "oracledb", "pymssql", "pymysql", "pyodbc", "sqlite3")
-)
-
-
-def _refuse_other_database(name: object) -> None:
-    if name in _OTHER_DATABASES:
-        raise ConfigError("conn", f"this is a connection to {name}; jobs live in PostgreSQL")
-
-
-_KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Runner]], ...] = (
-    (_is_psycopg, _on_psycopg),
-    (_is_session, _on_session),
-    (_is_sqlalchemy_connection, _on_sqlalchemy_connection),
-    (_is_dbapi_cursor, _on_dbapi_cursor),
-    (_is_dbapi, _on_dbapi),
-)
-
-
-@dataclass(slots=True)
-class _Binding:
-    """A connection that enqueues go through.
-
-    Attributes:
-        owner: Whose enqueues: the Oban.
-        thread: On which thread.
-        conn: The connection; None once the block has ended, since copies of the context live on.
-    """
-
-    owner: object
-    thread: int
-    conn: Any
-
-
-_bound: ContextVar[tuple[_Binding, ...]] = ContextVar("oban_sync_bound", default=())
-
-
-@contextmanager
-def bound(owner: object, conn: Any) -> Iterator[None]:
-    """Make a connection the one that enqueues of this owner go through, on this thread."""
-    binding = _Binding(owner, get_ident(), conn)
-    token = _bound.set((*_bound.get(), binding))
-
-    try:
-        yield
-    finally:
-        binding.owner = binding.conn = None
-        _bound.reset(token)
-
-
-def bound_to(owner: object) -> Any:
-    """The innermost connection bound for this owner on this thread, or None.
-
-    The thread is compared because contexts are copied into other threads, where the connection
-    would be used by two at once.
-    """
-    thread = get_ident()
-
-    for binding in reversed(_bound.get()):
-        if binding.owner is owner and binding.thread == thread and binding.conn is not None:
-            return binding.conn
-
-    return None
 
 
 class LazyPool:

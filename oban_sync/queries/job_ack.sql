@@ -24,8 +24,9 @@ WITH outcome AS (
 )
 UPDATE /* schema */oban_jobs AS job
 SET state = CASE
-        WHEN outcome.state IN ('retryable', 'scheduled') AND job.meta ? 'cancel_requested_at'
-            THEN 'cancelled'
+        WHEN outcome.state IN ('retryable', 'scheduled') AND /* schema */oban_sync_unwanted(
+            job.meta, job.attempted_at
+        ) THEN 'cancelled'
         ELSE outcome.state
     END::/* schema */oban_job_state,
     attempt = greatest(0, CASE
@@ -40,8 +41,9 @@ SET state = CASE
     END,
     cancelled_at = CASE
         WHEN outcome.state = 'cancelled' THEN timezone('UTC', now())
-        WHEN outcome.state IN ('retryable', 'scheduled') AND job.meta ? 'cancel_requested_at'
-            THEN timezone('UTC', now())
+        WHEN outcome.state IN ('retryable', 'scheduled') AND /* schema */oban_sync_unwanted(
+            job.meta, job.attempted_at
+        ) THEN timezone('UTC', now())
         ELSE job.cancelled_at
     END,
     discarded_at = CASE

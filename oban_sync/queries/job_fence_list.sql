@@ -10,6 +10,6 @@ SELECT
     attempted_at AS fence,
     attempted_by[2] AS owner,
     coalesce(meta -> 'rescued_start' -> 'at' = to_jsonb(attempted_at), false) AS rescued,
-    coalesce(meta ? 'cancel_requested_at', false) AS unwanted
+    /* schema */oban_sync_unwanted(meta, attempted_at) AS unwanted
 FROM /* schema */oban_jobs
 WHERE id = ANY (%(ids)s::bigint[])

@@ -10,11 +10,11 @@
 WITH released AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = CASE
-            WHEN job.meta ? 'cancel_requested_at' THEN 'cancelled' ELSE 'available'
+            WHEN /* schema */oban_sync_unwanted(job.meta, job.attempted_at) THEN 'cancelled' ELSE 'available'
         END::/* schema */oban_job_state,
         attempt = greatest(job.attempt - 1, 0),
         cancelled_at = CASE
-            WHEN job.meta ? 'cancel_requested_at' THEN timezone('UTC', now())
+            WHEN /* schema */oban_sync_unwanted(job.meta, job.attempted_at) THEN timezone('UTC', now())
             ELSE job.cancelled_at
         END
     WHERE job.attempted_at

@@ -45,16 +45,16 @@ orphan AS MATERIALIZED (
 rescued AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = CASE
-            WHEN job.meta ? 'cancel_requested_at' THEN 'cancelled'
+            WHEN /* schema */oban_sync_unwanted(job.meta, job.attempted_at) THEN 'cancelled'
             WHEN job.attempt < job.max_attempts THEN 'available'
             ELSE 'discarded'
         END::/* schema */oban_job_state,
         cancelled_at = CASE
-            WHEN job.meta ? 'cancel_requested_at' THEN timezone('UTC', now())
+            WHEN /* schema */oban_sync_unwanted(job.meta, job.attempted_at) THEN timezone('UTC', now())
             ELSE job.cancelled_at
         END,
         discarded_at = CASE
-            WHEN job.attempt < job.max_attempts OR job.meta ? 'cancel_requested_at'
+            WHEN job.attempt < job.max_attempts OR /* schema */oban_sync_unwanted(job.meta, job.attempted_at)
                 THEN job.discarded_at
             ELSE timezone('UTC', now())
         END,
@@ -79,7 +79,7 @@ rescued AS (
                     timezone('UTC', now()) - job.attempted_at,
                     ' ago by node ', coalesce(to_json(job.attempted_by[1])::text, 'unknown'), '. ',
                     CASE
-                        WHEN job.meta ? 'cancel_requested_at' THEN 'It had been asked to stop.'
+                        WHEN /* schema */oban_sync_unwanted(job.meta, job.attempted_at) THEN 'It had been asked to stop.'
                         WHEN job.attempt < job.max_attempts THEN 'It is run again.'
                         ELSE 'No attempts are left.'
                     END

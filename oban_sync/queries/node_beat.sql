@@ -66,6 +66,7 @@ SELECT
         FROM /* schema */oban_jobs AS job
         WHERE job.state = 'executing'
           AND job.meta ? 'cancel_requested_at'
+          AND /* schema */oban_sync_unwanted(job.meta, job.attempted_at)
           AND job.attempted_by[2] = ANY (ARRAY(SELECT given.uuid FROM given))
     ) AS cancels,
     coalesce((

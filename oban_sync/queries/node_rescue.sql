@@ -31,7 +31,7 @@ mine AS MATERIALIZED (
         job.id,
         job.attempted_at,
         job.attempt,
-        job.meta ? 'cancel_requested_at' AS unwanted,
+        /* schema */oban_sync_unwanted(job.meta, job.attempted_at) AS unwanted,
         1 + CASE
             WHEN jsonb_typeof(job.meta -> 'rescued') = 'number'
                 THEN greatest(0, least(1000, (job.meta ->> 'rescued')::numeric))::integer

@@ -19,6 +19,11 @@ from oban_sync.engine.statements import statement
 
 OPTIONS = RefresherConfig()
 
+#: When jobs were asked to stop: after they had started.
+LATER = "2999-01-01T00:00:00.000000Z"
+
+ASK = f"""UPDATE oban_jobs SET meta = '{{"cancel_requested_at": "{LATER}"}}'"""
+
 
 @pytest.fixture
 def identity():
@@ -76,9 +81,10 @@ def test_a_beat_of_a_node_that_was_taken_for_dead_tells_so(db, conn, identity):
 
 
 def test_a_beat_brings_the_running_jobs_that_were_asked_to_stop(db, factory, identity):
-    wanted = {"cancel_requested_at": "2026-01-01T00:00:00Z"}
+    wanted = {"cancel_requested_at": LATER}
     mine = factory.executing("p1", meta=wanted)
     factory.executing("p1")
+    factory.executing("p1", meta={"cancel_requested_at": "2026-01-01T00:00:00.000000Z"})
     factory.executing("p2", meta=wanted)
     factory.job(state="available", attempted_by=["here", "p1"], meta=wanted)
 
@@ -249,7 +255,7 @@ def test_a_job_that_another_transaction_holds_is_given_back_later(db, dsn, prefi
 def test_a_job_that_was_asked_to_stop_is_cancelled_instead(db, factory):
     dead = factory.node("alpha")
     job = factory.executing(
-        factory.owner(dead, "alpha"), meta={"cancel_requested_at": "2026-01-01T00:00:00Z"}
+        factory.owner(dead, "alpha"), meta={"cancel_requested_at": LATER}
     )
     rescued(db, dead)
     row = factory.row(job)
@@ -417,7 +423,7 @@ def test_a_job_that_was_asked_to_stop_is_not_run_again(db, conn, factory, state)
     factory.job(queue="alpha")
     claim = Claim("alpha", "here", "mine")
     [job] = fetch.turn(db, claim, (), 1).jobs
-    conn.execute("""UPDATE oban_jobs SET meta = '{"cancel_requested_at": "x"}'""")
+    conn.execute(ASK)
     outcome = Outcome(job, state, error_text="stopped", schedule_in=1.0)
 
     assert settle(db, claim, outcome) == ([], [])
@@ -428,11 +434,20 @@ def test_a_job_that_was_asked_to_stop_is_not_run_again(db, conn, factory, state)
     assert settle(db, claim, outcome) == ([], [])
 
 
+def test_a_request_of_an_earlier_run_does_not_count(db, conn, factory):
+    factory.job(queue="alpha", meta={"cancel_requested_at": "2026-01-01T00:00:00.000000Z"})
+    claim = Claim("alpha", "here", "mine")
+    [job] = fetch.turn(db, claim, (), 1).jobs
+    settle(db, claim, Outcome(job, JobState.RETRYABLE, error_text="no", schedule_in=1.0))
+
+    assert factory.states(job.id) == ["retryable"]
+
+
 def test_a_job_that_completes_all_the_same_is_completed(db, conn, factory):
     factory.job(queue="alpha")
     claim = Claim("alpha", "here", "mine")
     [job] = fetch.turn(db, claim, (), 1).jobs
-    conn.execute("""UPDATE oban_jobs SET meta = '{"cancel_requested_at": "x"}'""")
+    conn.execute(ASK)
     settle(db, claim, Outcome(job, JobState.COMPLETED))
 
     assert factory.states(job.id) == ["completed"]
@@ -442,7 +457,7 @@ def test_a_job_handed_back_after_it_was_asked_to_stop_is_cancelled(db, conn, fac
     factory.job(queue="alpha")
     claim = Claim("alpha", "here", "mine")
     [job] = fetch.turn(db, claim, (), 1).jobs
-    conn.execute("""UPDATE oban_jobs SET meta = '{"cancel_requested_at": "x"}'""")
+    conn.execute(ASK)
     ack.release(db, [job], owner="mine")
 
     assert factory.states(job.id) == ["cancelled"]
@@ -461,7 +476,7 @@ def test_jobs_of_unknown_owners_are_given_back_by_their_age(db, factory):
     orphan = factory.executing("nobody", attempted_at=old)
     last = factory.executing("nobody", attempted_at=old, attempt=20)
     unwanted = factory.executing(
-        "nobody", attempted_at=old, attempt=20, meta={"cancel_requested_at": "x"}
+        "nobody", attempted_at=old, attempt=20, meta={"cancel_requested_at": LATER}
     )
     owned = factory.executing(factory.owner(live, "alpha"), attempted_at=old)
     young = factory.executing("nobody")

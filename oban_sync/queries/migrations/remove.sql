@@ -23,6 +23,8 @@ DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb[], jsonb, integer)
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb, jsonb, integer);
 
+DROP FUNCTION IF EXISTS /* schema */oban_sync_unwanted(jsonb, timestamp);
+
 DROP TABLE IF EXISTS /* schema */oban_sync_producers;
 
 DROP TABLE IF EXISTS /* schema */oban_sync_nodes;
