@@ -1,6 +1,7 @@
 """Oban for synchronous Python: background jobs in your own PostgreSQL, run on threads."""
 
 from oban_sync import schema, telemetry
+from oban_sync.core.cron import Cron, CronSlot
 from oban_sync.core.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -26,6 +27,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Cancel",
     "ConfigError",
+    "Cron",
+    "CronSlot",
     "DatabaseUnavailableError",
     "Discard",
     "EmbeddedServerError",

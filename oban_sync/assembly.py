@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +16,13 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
+from oban_sync.core.cron import Entry
 from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
 from oban_sync.core.lease import Lease
+from oban_sync.core.worker import crontab
 from oban_sync.embedded import Server
 from oban_sync.embedded.conninfo import server_of
-from oban_sync.engine import migrations
+from oban_sync.engine import migrations, nodes
 from oban_sync.engine.connections import (
     LISTENING,
     POOL_NAME,
@@ -34,6 +38,7 @@ from oban_sync.engine.connections import (
 from oban_sync.engine.nodes import Identity, lock_key
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
+from oban_sync.plugins.cron import Scheduler
 from oban_sync.plugins.lifeline import Lifeline
 from oban_sync.plugins.pruner import Pruner
 from oban_sync.plugins.reindexer import Reindexer
@@ -50,6 +55,9 @@ log = logging.getLogger("oban_sync.runtime")
 
 #: Connections the loops share at the most, however many queues there are.
 MOST_LOOP_CONNECTIONS = 4
+
+#: Seconds after the start of a cluster in which its first leader may act on it.
+YOUTH = 60.0
 
 #: Seconds that each thread of a pool gets to end.
 CLOSE_PERIOD = 0.1
@@ -124,8 +132,13 @@ class Assembly:
         conninfo = self._conninfo()
         listens, sessions = self._how_to_listen(conninfo)
         uuid = new_identity()
+        entries = crontab(config.name, config.cron, timezone=config.scheduler.timezone)
         identity = Identity(
-            uuid, config.name, self.node, lock_key=lock_key(uuid) if sessions else None
+            uuid,
+            config.name,
+            self.node,
+            lock_key=lock_key(uuid) if sessions else None,
+            crons=tuple(entry.name for entry in entries),
         )
         lease = Lease(
             config.refresher.max_age, config.refresher.unlocked_max_age, uses_lock=sessions
@@ -173,6 +186,7 @@ class Assembly:
             )
 
         duties += self._duties(db, listens or conninfo, identity, roster, leader, degraded)
+        duties.append(self._scheduler(db, entries, leader))
 
         if notifier is not None:
             self._connect_channels(notifier, roster, refresher, leader)
@@ -235,6 +249,27 @@ class Assembly:
             duties.append(Reindexer(plainly, config.prefix, config.reindexer, leads=leads))
 
         return duties
+
+    def _scheduler(self, db: Db, entries: list[Entry], leader: Leader | None) -> Scheduler:
+        config = self.config
+        young_until = time.monotonic() + 2 * YOUTH
+
+        def founded_at() -> datetime | None:
+            if time.monotonic() > young_until:
+                return None
+
+            with db.session() as tx:
+                return nodes.founded_at(tx, config.name, within=YOUTH)
+
+        return Scheduler(
+            db,
+            config.name,
+            self.node,
+            entries,
+            config.scheduler,
+            leads=lambda: leader is not None and leader.is_leader,
+            founded_at=founded_at,
+        )
 
     def _connect_channels(
         self, notifier: Notifier, roster: Roster, refresher: Refresher, leader: Leader | None

@@ -14,10 +14,11 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
-from oban_sync.control import enqueueing, jobs, queues
+from oban_sync.control import crons, enqueueing, jobs, queues
 from oban_sync.core import instances, worker
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
+from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
 from oban_sync.engine import callers
 from oban_sync.engine.session import Db
@@ -109,6 +110,11 @@ class Oban:
             ones, and the age at which jobs of unknown owners are run again.
         pruner: False to keep finished jobs for good; by default they are deleted after a day. See
             `core.retention.PrunerConfig` for retention by state, queue and worker.
+        cron: ``[("0 9 * * MON", ReportWorker), ("@hourly", sync, {"args": {...}})]``: jobs by the
+            clock, besides what workers say by ``cron=``. Options: args, queue, priority,
+            max_attempts, tags, meta, timezone, catch_up, overlap, name.
+        scheduler: ``{"timezone": "Etc/UTC", "catch_up_window": 86400.0}``: whose clocks entries
+            mean that do not say, and for how long missed times are made up for.
         reindexer: True, or a schedule, to rebuild the indexes of the jobs table every night.
 
     Raises:
@@ -137,6 +143,8 @@ class Oban:
         refresher: Mapping[str, Any] | None = None,
         lifeline: Mapping[str, Any] | None = None,
         pruner: Mapping[str, Any] | bool | None = None,
+        cron: Iterable[Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
         reindexer: Mapping[str, Any] | bool | None = None,
         **unknown: Any,
     ) -> None:
@@ -156,6 +164,8 @@ class Oban:
             "refresher": refresher,
             "lifeline": lifeline,
             "pruner": pruner,
+            "cron": cron,
+            "scheduler": scheduler,
             "reindexer": reindexer,
             **unknown,
         }
@@ -350,6 +360,22 @@ class Oban:
     stop_queue = _in_name(queues.stop_queue)
     scale_queue = _in_name(queues.scale_queue)
     list_nodes = _on_tables(queues.list_nodes)
+
+    # Managing cron entries
+
+    list_crons = _in_name(crons.list_crons)
+    list_cron_slots = _in_name(crons.list_cron_slots)
+    update_cron = _in_name(crons.update_cron)
+    reset_cron = _in_name(crons.reset_cron)
+    pause_cron = _in_name(crons.pause_cron)
+    resume_cron = _in_name(crons.resume_cron)
+    delete_cron = _in_name(crons.delete_cron)
+
+    def insert_cron(self, expression: str, worker: object, **options: Any) -> Cron:
+        """Make a cron entry at run time; see `control.crons.insert_cron`."""
+        options.setdefault("timezone", self._config.scheduler.timezone)
+
+        return crons.insert_cron(self.db, self.name, expression, worker, **options)
 
     def check_queue(self, queue: str) -> QueueInfo | None:
         """How a queue of this very node stands at the moment; None when it does not run here."""

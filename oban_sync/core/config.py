@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from oban_sync.core import loops
 from oban_sync.core.checks import Check, check_seconds, check_whole
 from oban_sync.core.controls import MOST_LIMIT
+from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_scheduler
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
@@ -64,6 +65,8 @@ class Config:
     lifeline: LifelineConfig = LifelineConfig()
     pruner: PrunerConfig = PrunerConfig()
     reindexer: ReindexerConfig = ReindexerConfig()
+    cron: tuple[Line, ...] = ()
+    scheduler: SchedulerConfig = SchedulerConfig()
 
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> Config:
@@ -261,6 +264,8 @@ _CHECKS: dict[str, Check] = {
     **loops.CHECKS,
     "pruner": check_pruner,
     "reindexer": check_reindexer,
+    "cron": check_crontab,
+    "scheduler": check_scheduler,
 }
 
 #: The names of all options.

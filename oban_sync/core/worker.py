@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import update_wrapper
 from pathlib import PurePath
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from oban_sync.core import instances
+from oban_sync.core.cron import DEFAULT_TIMEZONE, Entry
+from oban_sync.core.crontab import Line, check_cron, entries
 from oban_sync.core.errors import (
     ConfigError,
     InvalidJobError,
@@ -23,6 +25,7 @@ from oban_sync.core.errors import (
 )
 from oban_sync.core.job import Job
 from oban_sync.core.options import CHECKS, JobOptions, check_name
+from oban_sync.core.shape import check_args, check_shape, refuse_deferred
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,9 +86,10 @@ class Registration:
     Attributes:
         name: The name stored in `oban_jobs.worker`.
         oban: Name of the Oban instance its jobs are stored by.
+        crons: When jobs of it are inserted by the clock.
     """
 
-    __slots__ = ("backoff", "module", "name", "oban", "options", "origin", "perform")
+    __slots__ = ("backoff", "crons", "module", "name", "oban", "options", "origin", "perform")
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class Registration:
         oban: str,
         perform: Callable[[Job], Any],
         backoff: Callable[[Job], Any] | None,
+        crons: tuple[Line, ...] = (),
     ) -> None:
         self.name = name
         self.origin = origin
@@ -103,6 +108,7 @@ class Registration:
         self.module = origin.partition(".")[0]
         self.perform = perform
         self.backoff = backoff
+        self.crons = crons
 
 
 _registry: dict[str, Registration] = {}
@@ -133,12 +139,32 @@ def registered(oban: str) -> dict[str, str]:
     }
 
 
+def crontab(
+    oban: str, given: Iterable[Line] = (), *, timezone: str = DEFAULT_TIMEZONE
+) -> list[Entry]:
+    """The cron entries of an Oban: those its registered workers bring, by name, and those given.
+
+    Raises:
+        ConfigError: Two have the same name, or are the same.
+        WorkerNotFoundError: One is for a worker that is not registered in this process.
+    """
+    own = [
+        (found, line)
+        for _, found in sorted(_registry.items())
+        if found.oban == oban
+        for line in found.crons
+    ]
+
+    return entries([*own, *((resolve(line.worker or ""), line) for line in given)], timezone)
+
+
 def worker(
     without_parentheses: None = None,
     /,
     *,
     name: str | None = None,
     oban: str = "Oban",
+    cron: object = None,
     **options: Any,
 ) -> Decorator:
     """Make a class with a `process` method a worker.
@@ -152,6 +178,9 @@ def worker(
         name: Stored in the job's row; by default the module and qualified name of the class. Give
             one to share jobs with Elixir ("MyApp.Mailer"), or to keep it when the class moves.
         oban: Name of the Oban instance that stores the jobs.
+        cron: When to insert a job by the clock: ``"0 9 * * MON-FRI"``, ``{"expr": ..., "timezone":
+            ..., "catch_up": "none" | "last" | "all", "overlap": "allow" | "skip", "name": ...,
+            "args": {...}}``, or a list of these.
         options: queue, priority, max_attempts, tags, meta, schedule_in, scheduled_at: defaults for
             every job.
 
@@ -166,6 +195,7 @@ def worker(
     """
     _refuse_bare("worker", without_parentheses)
     checked = _definition(name, oban, options)
+    crons = () if cron is None else check_cron("cron", cron)
 
     def decorate(cls: Any) -> Any:
         if not isinstance(cls, type):
@@ -176,8 +206,8 @@ def worker(
         if not callable(process) or process is Worker.process:
             raise ConfigError("worker", f"{cls.__qualname__} has no method process(self, job)")
 
-        _refuse_deferred(process, f"{cls.__qualname__}.process")
-        _check_shape(cls)
+        refuse_deferred(process, f"{cls.__qualname__}.process")
+        check_shape(cls)
 
         backoff = (lambda job: cls().backoff(job)) if hasattr(cls, "backoff") else None
         registration = Registration(
@@ -187,6 +217,7 @@ def worker(
             oban,
             lambda job: cls().process(job),
             backoff,
+            crons,
         )
         _register(registration)
         given: Any = cls
@@ -207,6 +238,7 @@ def job(
     *,
     name: str | None = None,
     oban: str = "Oban",
+    cron: object = None,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
     """Make a function enqueueable; calling it stays an ordinary call.
@@ -217,6 +249,7 @@ def job(
     Args:
         name: As for `@worker`.
         oban: As for `@worker`.
+        cron: As for `@worker`; args by parameter name.
         options: As for `@worker`.
 
     Raises:
@@ -233,6 +266,7 @@ def job(
     """
     _refuse_bare("job", without_parentheses)
     checked = _definition(name, oban, options)
+    crons = () if cron is None else check_cron("cron", cron)
 
     def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
         if isinstance(function, type) or not callable(function):
@@ -240,8 +274,13 @@ def job(
                 "job", f"{shown(function)} is not a function; use @worker for classes"
             )
 
-        _refuse_deferred(function, getattr(function, "__qualname__", shown(function)))
+        refuse_deferred(function, getattr(function, "__qualname__", shown(function)))
         wrapped: JobFunction[P, R] = JobFunction(function, checked, oban, name)
+
+        for line in crons:
+            check_args("cron.args", function, line.job.get("args", {}))
+
+        wrapped.registration.crons = crons
         _register(wrapped.registration)
 
         return wrapped
@@ -270,6 +309,11 @@ class JobFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<job {self.registration.name}>"
+
+    @property
+    def defaults(self) -> JobOptions:
+        """The options of the jobs made through this object."""
+        return self._options
 
     def options(self, *, conn: Any = None, **options: Any) -> JobFunction[P, R]:
         """The same function with other options for the jobs made through what is returned.
@@ -428,7 +472,7 @@ def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> J
 
     for option in options:
         if option not in CHECKS:
-            raise ConfigError(option, unknown(option, [*CHECKS, "name", "oban"]))
+            raise ConfigError(option, unknown(option, [*CHECKS, "cron", "name", "oban"]))
 
     return JobOptions.checked(options)
 
@@ -436,36 +480,3 @@ def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> J
 def _refuse_bare(decorator: str, target: object) -> None:
     if target is not None:
         raise ConfigError(decorator, f"write @{decorator}() with parentheses")
-
-
-def _refuse_deferred(function: Any, name: str) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigError(
-            "process", f"{name} is async; jobs run on threads, so call asyncio.run(...) inside it"
-        )
-
-    if inspect.isgeneratorfunction(function):
-        raise ConfigError("process", f"{name} yields, so calling it would run none of its code")
-
-
-def _check_shape(cls: type) -> None:
-    """See that ``cls()`` and ``process(job)`` can be called; else every attempt would be spent."""
-    process = inspect.getattr_static(cls, "process")
-
-    try:
-        inspect.signature(cls).bind()
-    except TypeError as error:
-        raise ConfigError(
-            "worker", f"{cls.__qualname__}() is called without arguments for every job: {error}"
-        ) from None
-    except ValueError:
-        # Some classes made in C tell no signature.
-        return
-
-    if inspect.isfunction(process):
-        try:
-            inspect.signature(process).bind(None, None)
-        except TypeError:
-            raise ConfigError(
-                "process", f"{cls.__qualname__}.process must take the job: def process(self, job)"
-            ) from None

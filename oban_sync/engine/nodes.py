@@ -95,6 +95,8 @@ def beat(
     beats: int,
     producers: Sequence[ProducerRow],
     options: RefresherConfig,
+    *,
+    founder: bool = False,
 ) -> Beat:
     """Renew a node's lease on its producers, and ask what was asked of it."""
     rows = [
@@ -111,6 +113,7 @@ def beat(
         max_age=options.max_age,
         unlocked_max_age=options.unlocked_max_age,
         crons=list(identity.crons),
+        founder=founder,
         producers=json.dumps(rows),
         ping=identity.channel,
     )
@@ -121,6 +124,13 @@ def beat(
 def is_alone(tx: Tx, identity: Identity) -> bool:
     """Whether no other node of the instance lives."""
     return bool(tx.tuples("node_alone", uuid=identity.uuid, name=identity.name)[0][0])
+
+
+def founded_at(tx: Tx, name: str, *, within: float) -> datetime | None:
+    """When the cluster of an instance started, if that was within so many seconds."""
+    found: datetime | None = tx.tuples("node_founded", name=name, within=within)[0][0]
+
+    return found
 
 
 def hold_lock(tx: Tx, key: int) -> None:

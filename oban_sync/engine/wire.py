@@ -93,9 +93,7 @@ def run(
     """
     names = _prepared.setdefault(conn, {})
     values: list[Any] = [
-        item.data
-        if isinstance(item, Bigints)
-        else (item if item is None else str(item).encode())
+        item.data if isinstance(item, Bigints) else (item if item is None else str(item).encode())
         for item in params
     ]
     formats = [Format.BINARY if isinstance(item, Bigints) else Format.TEXT for item in params]

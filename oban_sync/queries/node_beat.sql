@@ -8,6 +8,7 @@
 --   max_age           seconds         without a beat it is dead after these ...
 --   unlocked_max_age  seconds         ... or after these, when its session is gone too
 --   crons             text[]          the cron entries that its code declares
+--   founder           boolean         it was alone when it started
 --   producers         JSON as text    array of {uuid, queue, job_limit, paused}: all that it has
 --   ping              text            a channel that only this node hears, told of the beat
 --
@@ -16,7 +17,7 @@
 -- was asked of queues).
 WITH node AS (
     INSERT INTO /* schema */oban_sync_nodes AS node
-        (uuid, name, node, beats, lock_key, max_age, unlocked_max_age, crons)
+        (uuid, name, node, beats, lock_key, max_age, unlocked_max_age, crons, founder)
     VALUES (
         %(uuid)s::text,
         %(name)s::text,
@@ -25,7 +26,8 @@ WITH node AS (
         %(lock_key)s::bigint,
         %(max_age)s::double precision,
         %(unlocked_max_age)s::double precision,
-        %(crons)s::text[]
+        %(crons)s::text[],
+        %(founder)s::boolean
     )
     ON CONFLICT (uuid) DO UPDATE
     SET beats = excluded.beats,

@@ -20,6 +20,7 @@ class Lifecycle:
         self._pid = os.getpid()
         self._lock = Lock()
         self._supervisor: Supervisor | None = None
+        self._inherited: list[Supervisor | None] = []
 
     @property
     def running(self) -> bool:
@@ -111,4 +112,6 @@ class Lifecycle:
             # The lock may have been held by a thread of the parent, which will never release it.
             self._pid = os.getpid()
             self._lock = Lock()
+            # Kept, so that nothing of it is closed by being forgotten: it is the parent's.
+            self._inherited.append(self._supervisor)
             self._supervisor = None

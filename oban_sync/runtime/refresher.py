@@ -104,7 +104,9 @@ class Refresher(Loop):
             if not self.ready.is_set():
                 self.alone = nodes.is_alone(tx, self._identity)
 
-            beat = nodes.beat(tx, self._identity, self._beats, rows, self._options)
+            beat = nodes.beat(
+                tx, self._identity, self._beats, rows, self._options, founder=self.alone
+            )
 
         lost = beat.fresh and self.ready.is_set()
         self._note_lapse()

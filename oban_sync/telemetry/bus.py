@@ -7,6 +7,7 @@ costs one dictionary look-up.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,17 @@ log = logging.getLogger("oban_sync.telemetry")
 Handler = Callable[[str, dict[str, Any]], None]
 
 _lock = Lock()
+
+
+def _anew() -> None:
+    """A thread of the parent may have held the lock when the process was forked."""
+    global _lock
+
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_anew)
 
 # Replaced as a whole under the lock, so that emitting needs none.
 _handlers: dict[str, tuple[tuple[str, Handler], ...]] = {}

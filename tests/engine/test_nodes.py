@@ -162,6 +162,26 @@ def test_nodes_that_died_do_not_count_as_company(db, dsn, factory, conn, identit
         assert not nodes.is_alone(tx, identity)
 
 
+def test_a_cluster_was_founded_by_the_first_that_found_itself_alone(db, factory, conn):
+    factory.node(founder=False)
+
+    with db.session() as tx:
+        assert nodes.founded_at(tx, "Oban", within=60) is None
+
+        factory.node(founder=True, started_at="2026-01-01Z")
+        factory.node(founder=True, name="Another")
+
+        assert nodes.founded_at(tx, "Oban", within=60) is None
+
+        first = factory.node(founder=True)
+        factory.node(founder=True)
+        [(started_at,)] = conn.execute(
+            "SELECT started_at FROM oban_sync_nodes WHERE uuid = %s", [first]
+        ).fetchall()
+
+        assert nodes.founded_at(tx, "Oban", within=60) == started_at
+
+
 # Rescue
 
 
@@ -254,9 +274,7 @@ def test_a_job_that_another_transaction_holds_is_given_back_later(db, dsn, prefi
 
 def test_a_job_that_was_asked_to_stop_is_cancelled_instead(db, factory):
     dead = factory.node("alpha")
-    job = factory.executing(
-        factory.owner(dead, "alpha"), meta={"cancel_requested_at": LATER}
-    )
+    job = factory.executing(factory.owner(dead, "alpha"), meta={"cancel_requested_at": LATER})
     rescued(db, dead)
     row = factory.row(job)
 
@@ -634,6 +652,7 @@ PLANS = {
         "max_age": 60.0,
         "unlocked_max_age": 6.0,
         "crons": [],
+        "founder": False,
         "producers": '[{"uuid": "p", "queue": "q", "job_limit": 1, "paused": false}]',
         "ping": "c",
     },

@@ -318,21 +318,26 @@ def test_two_processes_run_every_job_exactly_once(spawn, factory, conn):
 
 def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
     code = (
-        "import os, sys\n"
+        "import gc, os, sys\n"
         "from shop import *\n"
         "oban.start()\n"
         "Quick.enqueue()\n"
         "before = {row[0] for row in oban.connection().__enter__().execute("
-        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%: queues'\")}\n"
+        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'oban-sync Oban:%'\")}\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    assert not oban.running\n"
         "    Quick.enqueue()\n"
         "    oban.drain_queue('alpha')\n"
+        "    oban.start()\n"
+        "    assert [node.leader for node in oban.list_nodes()].count(True) <= 1\n"
+        "    assert len(oban.list_nodes()) == 2\n"
+        "    oban.stop()\n"
+        "    gc.collect()\n"
         "    sys.exit(0)\n"
         "assert os.waitpid(pid, 0)[1] == 0\n"
         "pids = lambda: {row[0] for row in oban.connection().__enter__().execute("
-        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%: queues'\")}\n"
+        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'oban-sync Oban:%'\")}\n"
         "assert before <= pids(), (before, pids())\n"
         "assert oban.running\n"
         "Quick.enqueue()\n"
@@ -343,6 +348,34 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
     assert (returncode, err) == (0, "")
     assert factory.count() == 3
     assert factory.count(state="executing") == 0
+
+
+def test_a_pool_that_came_along_with_a_fork_is_refused_by_name(spawn, factory):
+    code = (
+        "import os, sys\n"
+        "from psycopg_pool import ConnectionPool\n"
+        "from oban_sync import NotRunningError, Oban, job\n"
+        "pool = ConnectionPool(os.environ['OBAN_DSN'], min_size=1, open=True)\n"
+        "oban = Oban(pool=pool)\n"
+        "@job()\n"
+        "def quick(): pass\n"
+        "quick.enqueue()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    try:\n"
+        "        quick.enqueue()\n"
+        "    except NotRunningError as error:\n"
+        "        assert f'opened by process {os.getppid()}' in str(error), error\n"
+        "        os._exit(7)\n"
+        "    os._exit(1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+        "quick.enqueue()\n"
+        "pool.close()\n"
+    )
+    returncode, out, err = end_of(spawn("-W", "ignore", "-c", code))
+
+    assert (returncode, err) == (0, "")
+    assert factory.count() == 2
 
 
 @pytest.mark.parametrize(

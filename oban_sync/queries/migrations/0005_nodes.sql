@@ -5,7 +5,8 @@
 
 -- A node is one start of one process. Its row is its lease on everything that it runs: others watch
 -- `beats`, by their own clocks. lock_key is what its LISTEN session holds an advisory lock on, and
--- NULL where sessions cannot be relied on (behind a pooler in transaction mode).
+-- NULL where sessions cannot be relied on (behind a pooler in transaction mode). A founder was alone
+-- when it started: the cluster starts with it.
 CREATE TABLE IF NOT EXISTS /* schema */oban_sync_nodes (
     uuid text PRIMARY KEY,
     name text NOT NULL,
@@ -15,6 +16,7 @@ CREATE TABLE IF NOT EXISTS /* schema */oban_sync_nodes (
     max_age double precision NOT NULL,
     unlocked_max_age double precision NOT NULL,
     crons text[] NOT NULL DEFAULT '{}',
+    founder boolean NOT NULL DEFAULT false,
     started_at timestamptz NOT NULL DEFAULT now(),
     beat_at timestamptz NOT NULL DEFAULT now()
 );
