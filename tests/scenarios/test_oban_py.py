@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from oban_sync import Cancel, Record, Snooze, schema, worker
+from oban_sync import Cancel, Job, Record, Snooze, schema, worker
 from tests.support.factory import Factory
 from tests.support.oban_py_peer import Peer, UnavailableError, peer_python
 from tests.support.peer_catalog import catalog_of
@@ -278,6 +278,65 @@ def test_both_on_one_queue_finish_every_job_exactly_once(tables, peer, ours, row
     assert there
     assert rows.count(attempt=1) == 401
     assert rows.count() == 401
+
+
+def test_each_follows_what_the_other_asks_of_queues(tables, peer, ours, probe):
+    oban = ours(queues={"both": 2}).start()
+    probe.next("oban.notifier.connected")
+    peer.ask("start", queues={"both": 2})
+
+    oban.pause_queue("both")
+    eventually(lambda: peer.ask("check", queue="both")["paused"])
+    peer.ask("resume", queue="both")
+    eventually(lambda: not oban.check_queue("both").paused)
+
+    peer.ask("scale", queue="both", limit=7)
+    eventually(lambda: oban.check_queue("both").limit == 7)
+    oban.scale_queue(queue="both", limit=3, node=PEER_NODE)
+    eventually(lambda: peer.ask("check", queue="both")["limit"] == 3)
+
+    assert oban.check_queue("both").limit == 7
+
+    oban.resume_all_queues()
+    eventually(lambda: not peer.ask("check", queue="both")["paused"])
+
+
+def test_each_asks_the_others_running_jobs_to_stop(tables, peer, ours, rows, probe):
+    oban = ours()
+    peer.ask("start", queues={"both": 2})
+    there = oban.enqueue(Job(worker="shop.Patient", queue="both"))
+    eventually(lambda: peer.ask("started"))
+
+    def stopped():
+        # Asked again and again: it misses a signal that comes just as it starts a job.
+        oban.cancel_job(there)
+
+        return rows.states(there.id) == ["cancelled"]
+
+    eventually(stopped)
+    node = ours(queues={"here": 1}).start()
+    Waiting.gate = Gate()
+    here = Waiting.enqueue(queue="here")
+    Waiting.gate.wait_until_entered()
+    peer.ask("cancel", job_id=here.id)
+    producer = node._lifecycle._supervisor.roster._members["here"].producer
+    eventually(lambda: any(job.cancelled() for job in producer._running.copy()))
+    Waiting.gate.release.set()
+
+
+def test_neither_takes_the_others_nodes_for_dead(tables, peer, ours, rows, conn, probe):
+    """Long jobs of oban-py are spared while its producers report, whatever their age."""
+    peer.ask("start", queues={"both": 1})
+    job = ours().enqueue(Job(worker="shop.Patient", queue="both"))
+    eventually(lambda: peer.ask("started"))
+    conn.execute("UPDATE oban_jobs SET attempted_at = attempted_at - interval '10 minutes'")
+    node = ours(queues={"here": 1}).start()
+    eventually(lambda: node.is_leader)
+    probe.next("oban.lifeline.rescue.stop", node=None)
+
+    assert rows.states(job.id) == ["executing"]
+
+    node.cancel_job(job)
 
 
 def test_our_installation_leaves_oban_pys_as_it_was(peer, shop, conn):

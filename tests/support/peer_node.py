@@ -63,7 +63,20 @@ class Picky:
         return Cancel(f"not wanted on {NODE}")
 
 
-WORKERS = {cls.__name__: cls for cls in (Echo, Sleepy, Flaky, Picky)}
+@worker(queue="both")
+class Patient:
+    __module__ = "shop"
+
+    async def process(self, job: Any) -> Any:
+        started.append(job.id)
+
+        while not job.cancelled():
+            await asyncio.sleep(0.01)
+
+        return Cancel(f"asked to stop on {NODE}")
+
+
+WORKERS = {cls.__name__: cls for cls in (Echo, Sleepy, Flaky, Picky, Patient)}
 
 
 class Node:
@@ -111,6 +124,23 @@ class Node:
 
     async def started(self) -> list[int]:
         return started
+
+    async def pause(self, queue: str) -> None:
+        await self._oban.pause_queue(queue)
+
+    async def resume(self, queue: str) -> None:
+        await self._oban.resume_queue(queue)
+
+    async def scale(self, queue: str, limit: int) -> None:
+        await self._oban.scale_queue(queue=queue, limit=limit)
+
+    async def check(self, queue: str) -> dict[str, Any]:
+        found = self._oban.check_queue(queue)
+
+        return {"paused": found.paused, "limit": found.limit}
+
+    async def cancel(self, job_id: int) -> None:
+        await self._oban.cancel_job(job_id)
 
 
 async def main() -> None:
