@@ -285,8 +285,14 @@ def test_each_follows_what_the_other_asks_of_queues(tables, peer, ours, probe):
     probe.next("oban.notifier.connected")
     peer.ask("start", queues={"both": 2})
 
-    oban.pause_queue("both")
-    eventually(lambda: peer.ask("check", queue="both")["paused"])
+
+    def paused():
+        # Asked again and again: it misses what comes just after its start.
+        oban.pause_queue("both")
+
+        return peer.ask("check", queue="both")["paused"]
+
+    eventually(paused)
     peer.ask("resume", queue="both")
     eventually(lambda: not oban.check_queue("both").paused)
 
