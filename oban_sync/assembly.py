@@ -54,7 +54,7 @@ from oban_sync.runtime.supervisor import Supervisor
 log = logging.getLogger("oban_sync.runtime")
 
 #: Connections the loops share at the most, however many queues there are.
-MOST_LOOP_CONNECTIONS = 4
+MOST_LOOP_CONNECTIONS = 5
 
 #: Seconds after the start of a cluster in which its first leader may act on it.
 YOUTH = 60.0
@@ -67,7 +67,7 @@ class Assembly:
     """The parts of one Oban, each made when first needed.
 
     Connections: the application pool (up to `pool_size`, none until used; or the one given), the
-    loops' pool (1 to 4), and one each for the notifier, the refresher and the leader.
+    loops' pool (1 to 5), and one each for the notifier, the refresher and the leader.
     """
 
     def __init__(self, config: Config) -> None:
@@ -167,7 +167,7 @@ class Assembly:
             roster,
             lease,
             config.refresher,
-            pinged=notifier.pinged if notifier is not None else lambda: None,
+            pinged=notifier.pinged if notifier is not None else lambda _beats: None,
             degraded=degraded,
         )
         duties: list[Loop] = []
@@ -196,16 +196,21 @@ class Assembly:
     def _queues(self, conninfo: str, lease: Lease) -> tuple[ConnectionPool[Any], Roster]:
         """The loops' pool, and the producers that work through it."""
         config = self.config
-        size = min(len(config.queues) + 1, MOST_LOOP_CONNECTIONS)
+        # Two besides the producers' own: a duty at work must not keep the others waiting.
+        size = min(len(config.queues) + 2, MOST_LOOP_CONNECTIONS)
         name = f"{POOL_NAME}{config.name}: queues"
         pool = open_loop_pool(conninfo, name=name, size=size)
         self._loops[os.getpid()] = pool
 
         # A producer may keep its connection while it is busy only where all of them can at once.
-        keeping = {queue.name for queue in config.queues} if len(config.queues) < size else set()
+        keeping = (
+            {queue.name for queue in config.queues} if len(config.queues) + 2 <= size else set()
+        )
 
         def make(queue: QueueConfig) -> Producer:
             kind = KeptDb if queue.name in keeping else Db
+            # Of a queue that is stopped and started again, the one before may still hold its own.
+            keeping.discard(queue.name)
 
             return Producer(
                 queue, kind(pool, config.prefix, timeout=2.0), node=self.node, lease=lease

@@ -33,6 +33,7 @@ class Control:
         by: Who asked.
         at: When.
         until: When it ends by itself.
+        ended: It has, by the database's clock: it only tells what came before it.
     """
 
     seq: float
@@ -42,6 +43,7 @@ class Control:
     by: str | None = None
     at: datetime | None = None
     until: datetime | None = None
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def wanted(controls: Iterable[Control], queue: str, configured: int | None) -> W
     newest: dict[str, Control] = {}
 
     for control in sorted(controls, key=lambda control: control.seq):
-        if control.queue in (queue, EVERY):
+        if control.queue in (queue, EVERY) and not control.ended:
             newest[control.aspect] = control
 
             # A start brings a limit, so it counts as one.
@@ -113,5 +115,8 @@ def queues_started(controls: Iterable[Control]) -> set[str]:
     return {
         control.queue
         for control in controls
-        if control.aspect == RUNNING and control.value is not False and control.queue != EVERY
+        if control.aspect == RUNNING
+        and control.value is not False
+        and control.queue != EVERY
+        and not control.ended
     }

@@ -241,6 +241,10 @@ class Job:
         self._lease = lease
         self._generation = lease.generation
 
+    def disowned(self) -> None:
+        """Make `lease_lost` true, whatever the lease: the job may be somebody else's by now."""
+        self._generation = -1
+
     def ask_to_stop(self) -> None:
         """Make `cancelled` true."""
         self._cancelled = True

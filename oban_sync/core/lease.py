@@ -56,6 +56,10 @@ class Lease:
         """Whether somebody else may have been given this node's jobs by now."""
         return time.monotonic() >= self.ends_at
 
+    def covers(self, generation: int) -> bool:
+        """Whether it has not ended since it was in this generation."""
+        return not self.ended and self.generation == generation
+
     def renew(self, beat_at: float) -> None:
         """Count from a beat that was sent at this moment, on the monotonic clock."""
         self._beat_at = beat_at

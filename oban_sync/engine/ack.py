@@ -129,14 +129,15 @@ def release(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:
     return [item for job in jobs for item in release(db, [job], owner=owner)]
 
 
-def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> list[int]:
+def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> tuple[list[int], bool]:
     """Hand back jobs the table says this producer runs, but which it does not know.
 
     They were taken by a fetch whose reply was lost with its connection. When PostgreSQL refuses it,
     that is logged, and they stay executing.
 
     Returns:
-        The ids of those handed back.
+        The ids of those handed back, and whether that is all of them: another transaction may hold
+        the others.
 
     Raises:
         DatabaseUnavailableError: The connection was lost; try again.
@@ -145,16 +146,18 @@ def reconcile(db: Db, *, queue: str, owner: str, known: Iterable[Key]) -> list[i
 
     try:
         with db.session() as tx:
-            found = tx.wired("job_reconcile", queue=queue, owner=owner, ids=ids, fences=fences)
+            found = tx.wired("job_reconcile", owner=owner, ids=ids, fences=fences)
     except psycopg.Error as error:
         if not is_refusal(error):
             raise
 
         log.error("PostgreSQL refused to hand back jobs of queue %r: %s", queue, reason(error))
 
-        return []
+        return [], True
 
-    return [row[0] for row in found]
+    back = [row[0] for row in found if row[0] is not None]
+
+    return back, len(back) == found[0][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,9 @@ class Standing:
     def took(self, outcome: Outcome) -> bool:
         """Whether the outcome was written; one of a job that was to stop may cancel it."""
         again = outcome.state in (JobState.RETRYABLE, JobState.SCHEDULED)
-        cancelled = self.unwanted and again and self.state == "cancelled"
+        cancelled = self.unwanted and self.state == "cancelled"
 
-        return self.state == outcome.state.value or cancelled
+        return self.state == outcome.state.value or (again and cancelled)
 
 
 def still_ours(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:

@@ -56,6 +56,7 @@ LOOP_SETTINGS: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": "15s",
     "default_transaction_isolation": "read committed",
     "search_path": "pg_catalog, pg_temp",
+    "datestyle": "ISO",
 }
 
 

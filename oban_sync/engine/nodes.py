@@ -7,13 +7,16 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import psycopg
 
-from oban_sync.core import controls
+from oban_sync.core import controls, payload
 from oban_sync.core.controls import Control
+from oban_sync.core.errors import ConfigError
 from oban_sync.core.loops import RefresherConfig
+from oban_sync.core.options import check_name
 from oban_sync.engine import signals
 from oban_sync.engine.ack import MOST_ERRORS
 from oban_sync.engine.fetch import Shunned
@@ -247,27 +250,20 @@ def _in_parts_if_need_be(
     shunned: Shunned,
 ) -> tuple[list[Rescued], bool]:
     """All at once; or one by one, after PostgreSQL refused to change one of them."""
-    refused = shunned.ids()
+    try:
+        return _all_but(db, run, ids, shunned)
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
 
-    if not refused:
-        try:
-            with db.session() as tx:
-                return run(tx, None)
-        except psycopg.Error as error:
-            if not is_refusal(error):
-                raise
-
-    jobs: list[Rescued] = []
-    gone = False
-
+    # Tried one by one and undone: what becomes of each depends on the others.
     with db.session() as tx:
-        left = [job_id for job_id in ids(tx) if job_id not in refused]
+        left = set(ids(tx)).difference(shunned.ids())
 
-    for job_id in left:
+    for job_id in sorted(left):
         try:
-            with db.session() as tx:
-                done, gone = run(tx, [job_id])
-                jobs += done
+            with db.session() as tx, tx.conn.transaction(force_rollback=True):
+                run(tx, [job_id])
         except psycopg.Error as error:
             if not is_refusal(error):
                 raise
@@ -277,7 +273,19 @@ def _in_parts_if_need_be(
                 "job %d cannot be given back, set aside for a while: %s", job_id, reason(error)
             )
 
-    return jobs, gone
+    return _all_but(db, run, ids, shunned)
+
+
+def _all_but(
+    db: Db,
+    run: Callable[[Tx, Sequence[int] | None], tuple[list[Rescued], bool]],
+    ids: Callable[[Tx], list[int]],
+    shunned: Shunned,
+) -> tuple[list[Rescued], bool]:
+    refused = set(shunned.ids())
+
+    with db.session() as tx:
+        return run(tx, [job_id for job_id in ids(tx) if job_id not in refused] if refused else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,37 +315,53 @@ def elect(tx: Tx, identity: Identity, ttl: float) -> Election:
 def resign(tx: Tx, identity: Identity) -> None:
     """Stop leading, and let the others know: they elect at once."""
     # The words of both Obans in one, on a channel of ours: theirs would only elect for nothing.
-    payload = {"action": "resign", "name": identity.name, "node": identity.node}
+    words = {"action": "resign", "name": identity.name, "node": identity.node}
     tx.tuples(
         "leader_resign",
         name=identity.name,
         uuid=identity.uuid,
         channel=tx.channel("sync"),
-        payload=signals.encode({**payload, "down": identity.name}),
+        payload=signals.encode({**words, "down": identity.name}),
     )
 
 
-def _controls(text: str) -> list[Control]:
+def _controls(text: list[str]) -> list[Control]:
     found = []
 
-    for row in json.loads(text):
+    for item in text:
         try:
+            row = payload.decode(item)
             found.append(
                 Control(
                     seq=row["seq"],
-                    queue=row["queue"],
+                    queue=_queue(row["queue"]),
                     aspect=row["aspect"],
                     value=controls.checked(row["aspect"], row["value"]),
                     by=row["set_by"],
                     at=_moment(row["set_at"]),
                     until=_moment(row["until"]),
+                    ended=row["ended"],
                 )
             )
-        except ValueError as error:
-            log.error("a row of oban_sync_controls is ignored: %s", error)
+        except (ValueError, ConfigError) as error:
+            _complain(f"a row of oban_sync_controls is ignored: {error}")
 
     return found
 
 
+def _queue(name: str) -> str:
+    return name if name == controls.EVERY else check_name("queue", name)
+
+
+@lru_cache(maxsize=1_000)
+def _complain(text: str) -> None:
+    """Log what is wrong with a row once, since it comes with every beat."""
+    log.error(text)
+
+
 def _moment(value: Any) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(value)
+    """A moment of a row; what Python cannot express never comes, or is long ago."""
+    try:
+        return None if value is None else datetime.fromisoformat(value)
+    except ValueError:
+        return None

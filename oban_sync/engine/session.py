@@ -45,8 +45,8 @@ class Tx:
     schema: str
 
     def rows(self, shape: type[Row], name: str, /, **params: object) -> list[Row]:
-        """Run a statement; its rows as instances of `shape`, by column name."""
-        with cursor_on(self.conn, class_row(shape)) as cursor:
+        """Run a statement; its rows as instances of `shape`, by column name, in binary form."""
+        with cursor_on(self.conn, class_row(shape), binary=True) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
     def tuples(self, name: str, /, **params: object) -> list[tuple[Any, ...]]:

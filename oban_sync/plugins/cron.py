@@ -184,7 +184,7 @@ class Scheduler(Loop):
                 entry = row.read()
                 due = cron.due(
                     entry,
-                    after=self._settled_upto(row),
+                    after=self._settled_upto(row, now),
                     now=now,
                     window=self._options.catch_up_window,
                 )
@@ -199,11 +199,13 @@ class Scheduler(Loop):
 
         return [*plans, *self._plans_of_the_start(reboots)]
 
-    def _settled_upto(self, row: Stored) -> datetime:
+    def _settled_upto(self, row: Stored, now: datetime) -> datetime:
         # What an edit made of the entry was not looked through yet.
         since, moment = self._settled.get(row.entry, (None, row.since))
+        # Of a clock that had run ahead; what it settled too early stays settled.
+        last_at = row.last_at if row.last_at is not None and row.last_at <= now else row.since
 
-        return max(row.since, row.last_at or row.since, moment if since == row.since else row.since)
+        return max(row.since, last_at, moment if since == row.since else row.since)
 
     def _plans_of_the_start(self, rows: list[Stored]) -> list[_Plan]:
         """Once per start of the cluster, for the entries that there are at the first look."""

@@ -104,8 +104,9 @@ class Lifeline(Loop):
         if server != self._server or now - self._looked_at > 3 * self.interval + 1.0:
             self._watches.clear()
 
-        self._server, self._looked_at = server, now
-        self._watches = {seen.uuid: self._watched(seen, now) for seen in others}
+        # Since the answer, and until the question: what lay in between was not watched.
+        self._server, self._looked_at = server, time.monotonic()
+        self._watches = {seen.uuid: self._watched(seen, self._looked_at) for seen in others}
         judged = ((seen, self._why_dead(seen, now)) for seen in others)
 
         return [(seen, why) for seen, why in judged if why is not None]

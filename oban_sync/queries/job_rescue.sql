@@ -58,7 +58,9 @@ rescued AS (
                 THEN job.discarded_at
             ELSE timezone('UTC', now())
         END,
-        meta = coalesce(job.meta, '{}') || jsonb_build_object(
+        meta = CASE
+            WHEN jsonb_typeof(job.meta) = 'object' THEN job.meta ELSE '{}'
+        END || jsonb_build_object(
             'rescued',
             1 + CASE
                 WHEN jsonb_typeof(job.meta -> 'rescued') = 'number'

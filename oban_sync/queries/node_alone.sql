@@ -13,7 +13,7 @@ SELECT NOT EXISTS (
       AND node.uuid <> %(uuid)s::text
       AND CASE
           WHEN node.lock_key IS NULL
-              THEN node.beat_at > now() - make_interval(secs => node.max_age)
+              THEN node.beat_at > now() - make_interval(secs => least(node.max_age, 1e9))
           ELSE node.lock_key = ANY (ARRAY(
               SELECT (lock.classid::bigint << 32) | lock.objid::bigint
               FROM pg_catalog.pg_locks AS lock

@@ -13,8 +13,8 @@
 --   ping              text            a channel that only this node hears, told of the beat
 --
 -- Gives: fresh (whether the node's row had to be made: at the first beat, or because others took the
--- node for dead), cancels (its executing jobs that were asked to stop), controls (JSON as text: what
--- was asked of queues).
+-- node for dead), cancels (its executing jobs that were asked to stop), controls (texts of JSON: what
+-- was asked of queues, by seq, and whether it has ended).
 WITH node AS (
     INSERT INTO /* schema */oban_sync_nodes AS node
         (uuid, name, node, beats, lock_key, max_age, unlocked_max_age, crons, founder)
@@ -71,12 +71,16 @@ SELECT
           AND /* schema */oban_sync_unwanted(job.meta, job.attempted_at)
           AND job.attempted_by[2] = ANY (ARRAY(SELECT given.uuid FROM given))
     ) AS cancels,
-    coalesce((
-        SELECT jsonb_agg(to_jsonb(control) ORDER BY control.seq)
+    ARRAY(
+        SELECT (
+            to_jsonb(control) || jsonb_build_object(
+                'ended', coalesce(control.until <= now(), false)
+            )
+        )::text
         FROM /* schema */oban_sync_controls AS control
         WHERE control.name = %(name)s::text
           AND control.node IN ('*', %(node)s::text)
-          AND (control.until IS NULL OR control.until > now())
-    ), '[]')::text AS controls,
+        ORDER BY control.seq
+    ) AS controls,
     (SELECT count(*) FROM told) AS told
 FROM node

@@ -12,8 +12,8 @@ SELECT
           AND lease.uuid = node.uuid
           AND lease.expires_at > clock_timestamp()
     ) AS leader,
-    node.started_at,
-    node.beat_at,
+    least(greatest(node.started_at, '1970-01-01 00:00Z'), '9000-01-01 00:00Z') AS started_at,
+    least(greatest(node.beat_at, '1970-01-01 00:00Z'), '9000-01-01 00:00Z') AS beat_at,
     coalesce((
         SELECT jsonb_agg(
             jsonb_build_object(

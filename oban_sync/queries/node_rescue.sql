@@ -24,7 +24,8 @@ WITH dead AS MATERIALIZED (
     FROM /* schema */oban_sync_nodes AS node
     WHERE node.uuid = %(uuid)s::text
       AND node.beats = %(beats)s::bigint
-    FOR UPDATE
+    -- Whoever waited would go on by what it saw before the wait.
+    FOR UPDATE SKIP LOCKED
 ),
 mine AS MATERIALIZED (
     SELECT
@@ -75,6 +76,13 @@ held AS MATERIALIZED (
     WHERE job.id = ANY (ARRAY(SELECT mine.id FROM mine))
       AND (%(ids)s::bigint[] IS NULL OR job.id = ANY (%(ids)s::bigint[]))
       AND job.state::text = 'executing'
+      -- Looked at once more in the row that is locked: it may be another node's by now.
+      AND job.attempted_by[2] = ANY (ARRAY(
+          SELECT producer.uuid
+          FROM /* schema */oban_sync_producers AS producer
+          CROSS JOIN dead
+          WHERE producer.node_uuid = dead.uuid
+      ))
     ORDER BY job.id
     LIMIT %(at_most)s::integer
     FOR UPDATE SKIP LOCKED
@@ -99,7 +107,9 @@ rescued AS (
         discarded_at = CASE
             WHEN verdict.state = 'discarded' THEN timezone('UTC', now()) ELSE job.discarded_at
         END,
-        meta = coalesce(job.meta, '{}') || jsonb_build_object(
+        meta = CASE
+            WHEN jsonb_typeof(job.meta) = 'object' THEN job.meta ELSE '{}'
+        END || jsonb_build_object(
             'rescued', verdict.deaths,
             'rescued_start',
             jsonb_build_object('at', to_jsonb(job.attempted_at), 'attempt', job.attempt)

@@ -72,7 +72,8 @@ class Leader(Loop):
         if not election.led:
             self._lost("another node leads")
 
-            return election.remaining + self.SLACK
+            # Looked at now and then, whatever the row says: somebody may mend it.
+            return min(election.remaining + self.SLACK, self._options.ttl)
 
         # Trusted from before the query, so a slow answer shortens the term.
         self._trusted_until = started + self._options.ttl - self.MARGIN

@@ -8,6 +8,9 @@ from threading import Lock, Thread, current_thread
 
 from oban_sync.runtime.supervisor import Supervisor
 
+#: Seconds past the grace period for which a stop waits for a start or another stop to end.
+PATIENCE = 4.5
+
 
 class Lifecycle:
     """Holds the running parts, if any.
@@ -75,7 +78,9 @@ class Lifecycle:
                 or stop is going on.
             grace: Seconds for running jobs.
 
-        Called on one of the parts' own threads, by a job for instance, it returns at once.
+        Called on one of the parts' own threads, by a job for instance, it returns at once. While a
+        start hangs on the network it waits for that as long as for a stop, and then goes on without
+        its caller.
 
         Returns:
             Whether every thread ended; None when nothing ran.
@@ -83,10 +88,12 @@ class Lifecycle:
         self._clean_after_fork()
         self.hasten(grace=grace)
 
-        if self._supervisor is not None and self._supervisor.runs_on(current_thread()):
-            # It cannot wait for itself: the stop goes on without it, and lets it finish.
+        # It cannot wait for itself: the stop goes on without it, and lets it finish.
+        itself = self._supervisor is not None and self._supervisor.runs_on(current_thread())
+
+        if itself or not self._lock.acquire(timeout=grace + PATIENCE):
             Thread(
-                target=self.stop,
+                target=self._stop,
                 args=(close,),
                 kwargs={"grace": grace},
                 name="oban-stop",
@@ -95,12 +102,21 @@ class Lifecycle:
 
             return False
 
+        try:
+            return self._stop_now(close, grace=grace)
+        finally:
+            self._lock.release()
+
+    def _stop(self, close: Callable[[], None], *, grace: float) -> None:
         with self._lock:
-            try:
-                return None if self._supervisor is None else self._supervisor.stop(grace=grace)
-            finally:
-                self._supervisor = None
-                close()
+            self._stop_now(close, grace=grace)
+
+    def _stop_now(self, close: Callable[[], None], *, grace: float) -> bool | None:
+        try:
+            return None if self._supervisor is None else self._supervisor.stop(grace=grace)
+        finally:
+            self._supervisor = None
+            close()
 
     def hasten(self, *, grace: float) -> None:
         """Cut the grace of a stop in progress, or of the next one, to `grace` seconds from now."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from oban_sync import telemetry
 from oban_sync.core.errors import DatabaseUnavailableError
+from oban_sync.engine.session import is_busy, reason
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -31,6 +32,9 @@ class Loop:
     #: Seconds before the first new try after a failure; doubles up to the longest.
     FIRST_PAUSE = 0.1
     LONGEST_PAUSE = 2.0
+
+    #: Seconds after which a loop looks again in any case, whatever it was told to wait for.
+    LONGEST_REST = 3_600.0
 
     def __init__(self, name: str, *, interval: float) -> None:
         self.name = name
@@ -53,8 +57,14 @@ class Loop:
     def start(self) -> None:
         """Start the thread; the first tick follows at once."""
         # A daemon, because the interpreter must be able to exit without a stop.
-        self._thread = Thread(target=self._run, name=f"oban-{self.name}", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name=f"oban-{self.name}", daemon=True)
+        self._thread = thread
+
+        try:
+            thread.start()
+        except BaseException:
+            self._thread = None
+            raise
 
     def wake(self) -> None:
         """Bring the next tick forward; callable from any thread."""
@@ -141,16 +151,19 @@ class Loop:
         if pause is None:
             pause = self.interval * random.uniform(1 - self.JITTER, 1 + self.JITTER)  # noqa: S311
 
-        return pause
+        return min(pause, self.LONGEST_REST)
 
     def _failed(self, error: BaseException) -> float:
         self._failures += 1
         telemetry.emit("oban.loop.exception", {"loop": self.name, "error": error})
 
-        if not isinstance(error, DatabaseUnavailableError):
+        if isinstance(error, DatabaseUnavailableError):
+            if self._failures == 1:
+                self._tell(logging.WARNING, "%s is waiting for PostgreSQL: %s", self.name, error)
+        elif is_busy(error):
+            self._tell(logging.WARNING, "%s is tried again: %s", self.name, reason(error))
+        else:
             self._tell(logging.ERROR, "%s failed, trying again", self.name, exc_info=error)
-        elif self._failures == 1:
-            self._tell(logging.WARNING, "%s is waiting for PostgreSQL: %s", self.name, error)
 
         pause = min(self.LONGEST_PAUSE, self.FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
 

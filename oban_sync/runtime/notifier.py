@@ -10,12 +10,15 @@ ended, and can tell that from one that is merely slow.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 
@@ -28,6 +31,26 @@ from oban_sync.engine.session import Tx, quoted, reason, translated
 from oban_sync.runtime.loop import Loop
 
 log = logging.getLogger("oban_sync.runtime")
+
+_all: WeakSet[Notifier] = WeakSet()
+
+
+def _let_go() -> None:
+    """In a child: the session is the parent's, and must end with it, whoever lives on.
+
+    The descriptor is replaced, not the connection closed: that would say good-bye in its name.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+
+    for notifier in list(_all):
+        with suppress(Exception):
+            notifier.hand_over_to(nothing)
+
+    os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Notifier(Loop):
@@ -80,11 +103,14 @@ class Notifier(Loop):
         self._conn: psycopg.Connection[Any] | None = None
         self._connected_at = 0.0
         self._deaf_at = float("inf")
+        self._awaited = 0
+        self._heard = 0
         self._deaf = False
         # A byte sent here ends a wait at once: selecting needs no timeout to be stopped.
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
+        _all.add(self)
 
     def on(self, channel: str, hear: Callable[[dict[str, Any]], None]) -> None:
         """Call something with the payloads of a channel, given by its full name; before the start.
@@ -93,6 +119,11 @@ class Notifier(Loop):
         it say that a payload was not understood.
         """
         self._hear[channel] = hear
+
+    def hand_over_to(self, descriptor: int) -> None:
+        """Put something else in the place of the connection's socket, in this process only."""
+        if self._conn is not None:
+            os.dup2(descriptor, self._conn.fileno())
 
     @property
     def degraded(self) -> bool:
@@ -109,12 +140,22 @@ class Notifier(Loop):
             # Full, so a wake is pending already; or closed, so nobody waits any more.
             log.debug("notifier needs no further wake")
 
-    def pinged(self) -> None:
+    def pinged(self, beats: int) -> None:
         """A ping was sent; called from another thread after each beat."""
+        self._awaited = beats
+
         if self._deaf_at == float("inf"):
-            patience = self.STILL_DEAF_AFTER if self._deaf else self.DEAF_AFTER
-            self._deaf_at = time.monotonic() + patience
+            self._deaf_at = time.monotonic() + self._patience
+
+        # It is often heard before the beat's own reply is.
+        if self._heard >= beats:
+            self._deaf_at = float("inf")
+        else:
             self.wake()
+
+    @property
+    def _patience(self) -> float:
+        return self.STILL_DEAF_AFTER if self._deaf else self.DEAF_AFTER
 
     def tick(self) -> float | None:
         """Connect if need be, then wait for notifications once and pass them on."""
@@ -199,13 +240,15 @@ class Notifier(Loop):
             try:
                 payload = signals.decode(notify.extra.decode())
                 self._hear[notify.relname.decode()](payload)
-            except (ValueError, LookupError, TypeError) as error:
+            except Exception as error:
                 self.junk += 1
                 log.debug("notifier ignores what it cannot read: %s", error)
                 telemetry.emit("oban.notifier.junk", {"payload": notify.extra, "error": error})
 
-    def _heard_ping(self, _payload: dict[str, Any]) -> None:
-        self._deaf_at = float("inf")
+    def _heard_ping(self, payload: dict[str, Any]) -> None:
+        self._heard = int(payload["beats"])
+        heard_all = self._heard >= self._awaited
+        self._deaf_at = float("inf") if heard_all else time.monotonic() + self._patience
 
         if self._deaf:
             self._deaf = False

@@ -110,7 +110,9 @@ class Producer(Loop):
     @property
     def settled(self) -> bool:
         """Whether the thread ended, or never began, and no job of it is left executing."""
-        return not self.alive and not self._running and not self._outcomes
+        owes = self._running or self._outcomes or self._unsure_until
+
+        return not self.alive and not owes
 
     def drain(self, *, deadline: float, flush_deadline: float) -> None:
         """Stop: let jobs finish until `deadline`, then hand them back; give up at the other one.
@@ -185,6 +187,7 @@ class Producer(Loop):
     def _turn(self, demand: int) -> None:
         self._hungry = False
         outcomes = self._outcomes
+        generation = self._lease.generation
         started = time.monotonic_ns()
 
         try:
@@ -203,7 +206,10 @@ class Producer(Loop):
         self._careful = bool(turn.left)
         self._given_up.extend(outcome.job.key for outcome in turn.refused)
 
-        if turn.jobs:
+        if turn.jobs and not self._lease.covers(generation):
+            # The lease ended while they were on their way, and others may have been given them.
+            self._undo(turn.jobs)
+        elif turn.jobs:
             self._dispatch(turn.jobs)
 
         self._report(outcomes, turn, demand, started)
@@ -221,22 +227,36 @@ class Producer(Loop):
         except BaseException as error:
             room = max(0, self._slots.size - busy)
             self._slots.submit(jobs[:room])
-            self._hand_back(jobs[room:], level=logging.INFO)
+
+            if isinstance(error, EndingError):
+                self._quiet = True
+                log.info("queue %r takes no more jobs: %s", self.queue.name, error)
+
+            self._undo(jobs[room:])
 
             if not isinstance(error, EndingError):
                 raise
 
-            self._quiet = True
-            log.info("queue %r takes no more jobs: %s", self.queue.name, error)
+    def _undo(self, jobs: list[Job]) -> None:
+        """Give back jobs that were taken and not begun."""
+        # What cannot be given back now is found later, as after a fetch that was cut off.
+        self._running.difference_update(jobs)
+        self._unsure_until = time.monotonic() + UNSURE_PERIOD
+        self._hungry = True
+        self._hand_back(jobs, level=logging.INFO)
 
     def _reconcile(self) -> None:
         settled = time.monotonic() >= self._unsure_until
         known = [job.key for job in self._running]
         known += [outcome.job.key for outcome in self._outcomes]
         known += self._given_up
-        back = ack.reconcile(self._db, queue=self.queue.name, owner=self.uuid, known=known)
+        back, all_of_them = ack.reconcile(
+            self._db, queue=self.queue.name, owner=self.uuid, known=known
+        )
 
-        if settled:
+        if not all_of_them:
+            self._unsure_until = max(self._unsure_until, time.monotonic() + RETRY_PAUSE)
+        elif settled:
             self._unsure_until = 0.0
 
         if back:
@@ -248,6 +268,9 @@ class Producer(Loop):
         busy = set(ack.release(self._db, jobs, owner=self.uuid))
         back = [job for job in jobs if job not in busy]
         self._running.difference_update(back)
+
+        for job in back:
+            job.disowned()
 
         if back:
             log.log(
@@ -302,6 +325,9 @@ class Producer(Loop):
     def _verify(self) -> None:
         """After the lease had ended: vouch again for the jobs that nobody took."""
         suspects = [job for job in self._unverified if job in self._running]
+
+        for job in suspects:
+            job.disowned()
 
         for job in ack.still_ours(self._db, suspects, owner=self.uuid) if suspects else []:
             job.leased(self._lease)

@@ -53,7 +53,7 @@ class Refresher(Loop):
         lease: Lease,
         options: RefresherConfig,
         *,
-        pinged: Callable[[], None],
+        pinged: Callable[[int], None],
         degraded: Callable[[], bool],
     ) -> None:
         super().__init__("refresher", interval=options.interval)
@@ -80,7 +80,7 @@ class Refresher(Loop):
                 longest=0.5,
             )
 
-        self._pinged()
+        self._pinged(self._beats)
 
         return min(self.interval, self.DEGRADED_INTERVAL) if self._degraded() else None
 

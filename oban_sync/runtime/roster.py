@@ -22,6 +22,12 @@ from oban_sync.runtime.producer import Producer
 
 log = logging.getLogger("oban_sync.runtime")
 
+#: Wishes of nodes of other kinds that are kept; the oldest go first.
+MOST_WISHES = 1_000
+
+#: Queues that may run on one node; signals start no more.
+MOST_QUEUES = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
@@ -102,6 +108,7 @@ class Roster:
         self._rows: list[Control] = []
         self._heard: list[Control] = []
         self._newest = 0.0
+        self._begun = False
         self._ending = False
 
         for queue in configured:
@@ -115,6 +122,8 @@ class Roster:
             for member in self._members.values():
                 if not member.producer.started:
                     member.producer.start()
+
+            self._begun = True
 
     def quiet(self) -> None:
         """Take no more jobs on any queue, and start no more queues."""
@@ -279,6 +288,9 @@ class Roster:
         if not isinstance(queue, str):
             raise ValueError("no queue is named")
 
+        if queue == controls.EVERY and aspect != controls.PAUSED:
+            raise ValueError("only pausing and resuming means every queue")
+
         if queue != controls.EVERY:
             try:
                 check_name("queue", queue)
@@ -300,6 +312,8 @@ class Roster:
                 # Later ones count for more; all of them are younger than the rows that were seen.
                 seq = self._newest + 0.5 + len(self._heard) * 1e-6
                 self._heard.append(Control(seq, queue, aspect, value))
+                # Whoever can send signals could fill the memory with them.
+                del self._heard[:-MOST_WISHES]
 
             self._conform()
 
@@ -333,14 +347,27 @@ class Roster:
             wanted = self._wanted(everything, name)
             member = self._members.get(name)
 
-            if member is None and wanted.running:
-                self._add(name, wanted).producer.start()
-                telemetry.emit("oban.queue.started", {"queue": name, "limit": wanted.limit})
-                log.info("queue %r started with limit %d", name, wanted.limit)
-            elif member is not None and not wanted.running:
+            if member is None:
+                if wanted.running and len(self._members) < MOST_QUEUES:
+                    self._add(name, wanted)
+                    telemetry.emit("oban.queue.started", {"queue": name, "limit": wanted.limit})
+                    log.info("queue %r started with limit %d", name, wanted.limit)
+            elif not wanted.running:
                 self._remove(name)
-            elif member is not None and member.wanted != wanted:
+            elif member.wanted != wanted:
                 self._change(member, wanted)
+
+        if self._begun:
+            self._start_threads()
+
+    def _start_threads(self) -> None:
+        for name, member in self._members.items():
+            if not member.producer.started:
+                try:
+                    member.producer.start()
+                except RuntimeError as error:
+                    # The system gives no more threads for now; the next beat tries again.
+                    log.warning("queue %r cannot be started yet: %s", name, error)
 
     def _add(self, name: str, wanted: Wanted) -> _Member:
         producer = self._make(QueueConfig(name, wanted.limit))

@@ -98,9 +98,10 @@ class Supervisor:
         """
         self.hasten(grace=grace)
         self.roster.quiet()
+        # First of all, so that no duty at work eats up the time in which producers write.
+        self.roster.drain(deadline=self._deadline, flush_deadline=self._deadline + FLUSH_PERIOD)
         ended = self._ended(*self._duties)
         ended &= self._ended(*([self._leader] if self._leader is not None else []))
-        self.roster.drain(deadline=self._deadline, flush_deadline=self._deadline + FLUSH_PERIOD)
         # The deadline is read anew for each, since another call may have brought it forward.
         ended &= self.roster.join(lambda: self._deadline + END_PERIOD)
         ended &= self._ended(self._refresher)

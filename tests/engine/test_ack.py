@@ -172,7 +172,7 @@ def test_jobs_of_a_fetch_whose_reply_was_lost_go_back_unspent(db, factory, claim
     lost, known = taken(2)
     [foreign] = taken_by_another(db, factory)
 
-    back = ack.reconcile(db, queue="default", owner=claim.owner, known=[known.key])
+    back, _ = ack.reconcile(db, queue="default", owner=claim.owner, known=[known.key])
 
     assert back == [lost.id]
     assert factory.states(lost.id, known.id, foreign.id) == ["available", "executing", "executing"]
@@ -183,6 +183,37 @@ def taken_by_another(db, factory):
     factory.job()
 
     return fetch.turn(db, fetch.Claim("default", "other", "other-uuid"), (), 1).jobs
+
+
+def test_a_lost_job_that_somebody_holds_is_told_to_be_left(db, dsn, prefix, factory, claim, taken):
+    held, lost = taken(2)
+
+    with psycopg.connect(dsn) as other:
+        other.execute(f'SELECT FROM "{prefix}".oban_jobs WHERE id = %s FOR UPDATE', [held.id])
+
+        assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == (
+            [lost.id],
+            False,
+        )
+
+    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == ([held.id], True)
+
+
+def test_a_lost_job_is_found_in_whatever_queue_it_was_put_since(db, factory, claim, taken):
+    [lost] = taken(1)
+    factory._conn.execute("UPDATE oban_jobs SET queue = 'elsewhere'")
+
+    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[])[0] == [lost.id]
+
+
+def test_a_lost_job_that_was_asked_to_stop_is_cancelled(db, factory, claim, taken):
+    [lost] = taken(1)
+    factory._conn.execute(
+        """UPDATE oban_jobs SET meta = '{"cancel_requested_at": "2999-01-01T00:00:00.000000Z"}'"""
+    )
+    ack.reconcile(db, queue="default", owner=claim.owner, known=[])
+
+    assert factory.states(lost.id) == ["cancelled"]
 
 
 def test_jobs_handed_back_are_available_and_their_attempt_is_not_spent(db, factory, claim, taken):
@@ -265,7 +296,7 @@ def test_a_job_that_cannot_be_handed_back_does_not_keep_its_neighbours(
 
     assert ack.release(db, [first, poison, third], owner=claim.owner) == []
     assert factory.states(first.id, poison.id, third.id) == ["available", "executing", "available"]
-    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == []
+    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[]) == ([], True)
     assert caplog.text.count("refused to hand back") == 2
 
 
@@ -415,7 +446,9 @@ def test_a_job_taken_twice_is_known_by_its_start(db, factory, claim, taken):
     fetch.turn(db, claim, (), 1)
 
     # The second start was never heard of; an unwritten outcome of the first does not make it known.
-    assert ack.reconcile(db, queue="default", owner=claim.owner, known=[first.key]) == [first.id]
+    back, _ = ack.reconcile(db, queue="default", owner=claim.owner, known=[first.key])
+
+    assert back == [first.id]
     assert factory.states(first.id) == ["available"]
 
 

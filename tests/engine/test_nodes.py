@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import uuid4
 
@@ -103,10 +104,25 @@ def test_a_beat_brings_what_was_asked_of_this_node_and_of_all(db, conn, identity
         "INSERT INTO oban_sync_controls (name, queue, node, aspect, value, until) VALUES"
         " ('Other', 'alpha', '*', 'paused', 'true', NULL),"
         " ('Oban', 'beta', '*', 'paused', 'true', now() - interval '1 s'),"
-        " ('Oban', 'gamma', '*', 'limit', '\"many\"', NULL)"
+        " ('Oban', 'gamma', '*', 'limit', '\"many\"', NULL),"
+        " ('Oban', 'delta', '*', 'limit', '1e5000', NULL),"
+        " ('Oban', '', '*', 'running', '5', NULL),"
+        " ('Oban', repeat('x', 5000), '*', 'running', '5', NULL),"
+        " ('Oban', 'epsilon', '*', 'paused', (repeat('[', 3000) || repeat(']', 3000))::jsonb, NULL)"
+    )
+    conn.execute(
+        "INSERT INTO oban_sync_controls (name, queue, node, aspect, value, until, set_at)"
+        " VALUES ('Oban', 'zeta', '*', 'paused', 'true', 'infinity', '-infinity')"
     )
 
-    assert [control.value for control in beat(db, identity).controls] == [True, False]
+    found = [(item.queue, item.value, item.ended) for item in beat(db, identity).controls]
+
+    assert found == [
+        ("alpha", True, False),
+        ("alpha", False, False),
+        ("beta", True, True),
+        ("zeta", True, False),
+    ]
 
 
 def test_a_beat_is_heard_on_the_nodes_own_channel(db, conn, identity):
@@ -233,6 +249,46 @@ def test_a_rescue_wakes_the_nodes_of_the_queue(db, conn, factory, prefix):
     ]
 
 
+def test_a_watcher_that_comes_second_takes_nothing_from_a_living_node(db, dsn, prefix, factory):
+    """It must not go on by what it saw before it waited for the first one."""
+    dead = factory.node("alpha")
+    jobs = [factory.executing(factory.owner(dead, "alpha")) for _ in range(2)]
+    before = seen(db, dead)
+
+    with psycopg.connect(dsn) as first, ThreadPoolExecutor(1) as other:
+        # One job is held by somebody, so the node's row outlives the first watcher's call.
+        first.execute(f'SELECT FROM "{prefix}".oban_jobs WHERE id = %s FOR UPDATE', [jobs[0]])
+        first.execute(f'SELECT FROM "{prefix}".oban_sync_nodes FOR UPDATE')
+        second = other.submit(nodes.rescue, db, before, why="", most=10, shunned=Shunned())
+        # Meanwhile the other job was given back, and a living node started it.
+        first.execute(
+            f"""UPDATE "{prefix}".oban_jobs SET attempted_by = ARRAY['living', 'its producer']"""
+            " WHERE id = %s",
+            [jobs[1]],
+        )
+        first.commit()
+        second.result(10)
+
+    assert factory.states(jobs[1]) == ["executing"]
+
+
+def test_what_becomes_of_suspects_does_not_hang_on_a_row_that_refuses(db, conn, factory):
+    dead = factory.node("alpha")
+    owner = factory.owner(dead, "alpha")
+    suspects = [factory.executing(owner, meta={"rescued": 2}) for _ in range(3)]
+    factory.executing(owner, worker="w0")
+    conn.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RAISE 'no'; END$$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON oban_jobs FOR EACH ROW"
+        " WHEN (OLD.worker = 'w0') EXECUTE FUNCTION refuse()"
+    )
+    rescued(db, dead)
+
+    assert "discarded" not in factory.states(*suspects)
+    assert "executing" not in factory.states(*suspects)
+
+
 def test_a_node_that_beat_again_is_left_alone(db, conn, factory):
     dead = factory.node("alpha")
     job = factory.executing(factory.owner(dead, "alpha"))
@@ -325,7 +381,17 @@ def test_a_job_that_brings_down_everything_ends_even_among_suspects(db, factory)
 
 
 @pytest.mark.parametrize(
-    "meta", [None, {}, {"rescued": "x"}, {"rescued": -5}, {"rescued": 1e300}, {"rescued": [1]}]
+    "meta",
+    [
+        None,
+        {},
+        "[1]",
+        '"x"',
+        {"rescued": "x"},
+        {"rescued": -5},
+        {"rescued": 1e300},
+        {"rescued": [1]},
+    ],
 )
 def test_whatever_the_row_holds_its_deaths_are_counted(db, factory, meta):
     dead = factory.node("alpha")
@@ -597,6 +663,13 @@ def test_an_expired_lease_is_taken_over_and_begins_a_new_term_for_its_holder(db,
 def test_instances_lead_apart(db):
     assert elect(db, name="One", uuid="a").led
     assert elect(db, name="Two", uuid="b").led
+
+
+def test_a_lease_without_end_is_looked_at_again(db, conn):
+    elect(db, uuid="a")
+    conn.execute("UPDATE oban_sync_leaders SET expires_at = 'infinity'")
+
+    assert not elect(db, uuid="b").led
 
 
 def test_whoever_resigns_leaves_at_once_and_others_are_told(db, conn, prefix):

@@ -48,6 +48,14 @@ def test_the_first_leads_and_the_second_waits_for_its_lease_to_end(make_leader):
     assert (first.is_leader, second.is_leader) == (True, False)
 
 
+@pytest.mark.parametrize("end", ["infinity", "290000-01-01", "2900-01-01"])
+def test_a_follower_looks_again_whatever_the_row_says(make_leader, conn, end):
+    make_leader("a").tick()
+    conn.execute("UPDATE oban_sync_leaders SET expires_at = %s", [end])
+
+    assert make_leader("b").tick() <= 8.0
+
+
 def test_a_lease_is_trusted_only_until_a_second_before_its_end(make_leader):
     leader = make_leader("a", ttl=8.0)
     before = time.monotonic()

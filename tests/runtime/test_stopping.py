@@ -169,8 +169,8 @@ def test_the_stop_order_lets_the_notifier_end_last_and_the_producers_quiet_first
 
     assert calls == [
         "Producer.quiet",
-        "Stager.request_stop",
         "Producer.drain",
+        "Stager.request_stop",
         "Notifier.request_stop",
     ]
 
