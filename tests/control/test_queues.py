@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from oban_sync import ConfigError
+from oban_sync import ConfigError, DatabaseUnavailableError
+from oban_sync.engine import nodes
+from oban_sync.engine.session import Db
+from oban_sync.runtime.producer import Producer
 from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
@@ -363,6 +366,93 @@ def test_junk_on_the_signal_channel_is_ignored(node, conn, prefix, probe, payloa
 
     assert probe.next("oban.notifier.junk")
     assert info(one).paused is False
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"action":"pkill","job_id":1e999}',
+        '{"action":"pkill","job_id":Infinity}',
+        '{"action":"stop","queue":"*"}',
+        '{"action":"start","queue":"*","limit":1}',
+        '{"action":"scale","queue":"*","limit":1}',
+    ],
+)
+def test_no_payload_costs_the_listener_its_connection(node, conn, prefix, probe, payload):
+    one = node()
+    before = one._lifecycle._supervisor._notifier._conn
+    conn.execute("SELECT pg_notify(%s, %s)", [f"{prefix}.oban_signal", payload])
+    assert probe.next("oban.notifier.junk")
+
+    assert one._lifecycle._supervisor._notifier._conn is before
+    assert info(one).limit == 2
+
+
+def test_signals_cannot_fill_the_memory(node, conn, prefix, probe, monkeypatch):
+    monkeypatch.setattr("oban_sync.runtime.roster.MOST_WISHES", 10)
+    one = node()
+
+    for number in range(30):
+        signal(conn, prefix, action="pause", ident="any", queue=f"unknown {number}")
+
+    signal(conn, prefix, action="pause", ident="any", queue="alpha")
+    probe.next("oban.queue.paused")
+
+    assert len(one._lifecycle._supervisor.roster._heard) == 10
+
+
+def test_a_pause_that_ended_before_any_beat_could_tell_is_over(
+    node, oban, conn, probe, monkeypatch
+):
+    one = node()
+    original = nodes.beat
+
+    def fail(*args, **kwargs):
+        raise DatabaseUnavailableError("away")
+
+    monkeypatch.setattr(nodes, "beat", fail)
+    oban.pause_queue("alpha", until=3600)
+    probe.next("oban.queue.paused")
+    conn.execute("UPDATE oban_sync_controls SET until = now() - interval '1 s'")
+    monkeypatch.setattr(nodes, "beat", original)
+    beat(one)
+    probe.next("oban.queue.resumed")
+
+
+def test_a_queue_that_gets_no_thread_is_started_at_a_later_beat(node, oban, probe, monkeypatch):
+    one = node()
+    original = Producer.start
+    failures = iter([RuntimeError("can't start new thread")] * 2)
+
+    def start(self):
+        if (error := next(failures, None)) is not None:
+            raise error
+
+        original(self)
+
+    monkeypatch.setattr(Producer, "start", start)
+    oban.start_queue(queue="beta", limit=1)
+    probe.next("oban.queue.started")
+    Echo.enqueue(queue="beta")
+
+    for _ in range(3):
+        beat(one)
+        probe.next("oban.refresher.refresh.stop")
+
+    assert probe.next("oban.job.stop")["job"].queue == "beta"
+
+
+def test_a_queue_started_anew_leaves_the_duties_a_connection(node, oban, probe, gate):
+    one = node()
+    Held.enqueue({"gate": "gate"})
+    gate.wait_until_entered()
+    oban.stop_queue(queue="alpha")
+    probe.next("oban.queue.stopped")
+    oban.start_queue(queue="alpha", limit=1)
+    probe.next("oban.queue.started")
+    producer = one._lifecycle._supervisor.roster._members["alpha"].producer
+
+    assert type(producer._db) is Db
 
 
 def test_our_signals_hold_only_the_keys_that_every_kind_of_node_knows(oban, conn, prefix):

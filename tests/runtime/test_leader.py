@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import psycopg
 import pytest
 
 from oban_sync import DatabaseUnavailableError, telemetry
@@ -181,15 +180,18 @@ def test_an_exception_in_a_handler_ends_no_leadership(make_leader):
         telemetry.detach("broken")
 
 
-def test_the_leader_does_not_borrow_from_the_loops_pool(make_oban, conn, dsn):
+def test_the_leader_does_not_borrow_from_the_loops_pool(make_oban, conn):
     make_oban(queues={"alpha": 1}).start()
 
-    with psycopg.connect(dsn, autocommit=True) as other:
-        names = other.execute(
-            "SELECT application_name FROM pg_stat_activity"
-            " WHERE application_name LIKE 'oban-sync Oban:%' AND datname = current_database()"
-        ).fetchall()
+    wanted = {"oban-sync Oban: leader", "oban-sync Oban: refresher", "oban-sync Oban: notifier"}
 
-    assert {"oban-sync Oban: leader", "oban-sync Oban: refresher", "oban-sync Oban: notifier"} <= {
-        name for (name,) in names
-    }
+    def names():
+        return {
+            name
+            for (name,) in conn.execute(
+                "SELECT application_name FROM pg_stat_activity"
+                " WHERE application_name LIKE 'oban-sync Oban:%' AND datname = current_database()"
+            )
+        }
+
+    eventually(lambda: wanted <= names())

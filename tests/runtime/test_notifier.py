@@ -99,3 +99,17 @@ def test_the_session_lock_is_held_while_the_node_lives(make_oban, conn):
 
     oban.stop()
     eventually(lambda: conn.execute(held).fetchone() == (0,))
+
+
+def test_a_ping_that_is_heard_before_its_beat_returns_is_not_waited_for(make_oban):
+    notifier = notifier_of(make_oban(queues={"alpha": 1}).start())
+    notifier._heard_ping({"beats": 70})
+    notifier.pinged(70)
+
+    assert notifier._deaf_at == float("inf")
+
+    notifier.pinged(71)
+    assert notifier._deaf_at < float("inf")
+
+    notifier._heard_ping({"beats": 71})
+    assert notifier._deaf_at == float("inf")

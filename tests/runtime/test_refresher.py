@@ -7,7 +7,7 @@ import time
 import pytest
 
 from oban_sync import DatabaseUnavailableError, worker
-from oban_sync.engine import nodes
+from oban_sync.engine import fetch, nodes
 from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
@@ -216,3 +216,40 @@ def test_the_first_node_knows_that_it_is_alone(make_oban):
     second = make_oban(queues={"alpha": 1}).start()
 
     assert [parts(oban)[0].alone for oban in (first, second)] == [True, False]
+
+
+def test_jobs_that_were_on_their_way_when_the_lease_ended_are_not_begun(
+    make_oban, probe, monkeypatch, factory
+):
+    original = fetch.turn
+    lapses = iter([None])
+
+    def turn(*args, **kwargs):
+        done = original(*args, **kwargs)
+
+        if done.jobs and next(lapses, "no more") is None:
+            # Somebody else may have been given them: the lease ended, and was renewed since.
+            parts(oban)[0]._lease.generation += 1
+
+        return done
+
+    monkeypatch.setattr(fetch, "turn", turn)
+    oban = make_oban(queues={"alpha": 1})
+    job = Echo.enqueue()
+    oban.start()
+
+    assert [item.id for item in probe.next("oban.producer.release")["jobs"]] == [job.id]
+    probe.next("oban.job.stop")
+    eventually(lambda: factory.states(job.id) == ["completed"])
+
+    assert factory.row(job.id)["attempt"] == 1
+
+
+def test_a_job_that_was_handed_back_while_it_ran_knows_it(make_oban, probe, gate):
+    oban = make_oban(queues={"alpha": 1}).start()
+    Held.enqueue({"gate": "gate"})
+    gate.wait_until_entered()
+    [running] = parts(oban)[1]._running.copy()
+    oban.stop(grace=0.0)
+
+    assert running.lease_lost() is True

@@ -261,3 +261,56 @@ def test_a_start_that_fails_leaves_the_one_that_runs_alone(make_oban, probe, mon
     Echo.enqueue()
 
     assert probe.next("oban.job.stop")["state"] == "completed"
+
+
+def test_a_duty_at_work_does_not_keep_jobs_from_being_handed_back(
+    held, factory, monkeypatch, probe
+):
+    from oban_sync.engine import upkeep
+
+    oban, job = held
+    working, done = threading.Event(), threading.Event()
+    original = upkeep.stage
+
+    def stage(*args, **kwargs):
+        working.set()
+        done.wait(20)
+
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(upkeep, "stage", stage)
+    assert working.wait(10)
+    stopper = threading.Thread(target=oban.stop, kwargs={"grace": 0.0})
+    stopper.start()
+    probe.next("oban.producer.release")
+
+    assert stopper.is_alive()
+
+    done.set()
+    stopper.join(10)
+
+    assert factory.states(job.id) == ["available"]
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_start_that_hangs(monkeypatch):
+    from oban_sync.runtime import lifecycle
+
+    monkeypatch.setattr(lifecycle, "PATIENCE", 0.1)
+    building, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    one = lifecycle.Lifecycle()
+
+    def build():
+        building.set()
+        go_on.wait(20)
+
+    starter = threading.Thread(target=one.start, args=(build, lambda: None))
+    starter.start()
+    building.wait(10)
+
+    assert one.stop(closed.set, grace=0.0) is False
+    assert not closed.is_set()
+
+    go_on.set()
+    starter.join(10)
+
+    assert closed.wait(10)

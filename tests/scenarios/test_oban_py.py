@@ -285,7 +285,6 @@ def test_each_follows_what_the_other_asks_of_queues(tables, peer, ours, probe):
     probe.next("oban.notifier.connected")
     peer.ask("start", queues={"both": 2})
 
-
     def paused():
         # Asked again and again: it misses what comes just after its start.
         oban.pause_queue("both")

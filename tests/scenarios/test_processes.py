@@ -323,7 +323,8 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
         "oban.start()\n"
         "Quick.enqueue()\n"
         "before = {row[0] for row in oban.connection().__enter__().execute("
-        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'oban-sync Oban:%'\")}\n"
+        '"SELECT pid FROM pg_stat_activity WHERE datname = current_database()'
+        " AND application_name LIKE 'oban-sync Oban:%'\")}\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    assert not oban.running\n"
@@ -337,7 +338,8 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
         "    sys.exit(0)\n"
         "assert os.waitpid(pid, 0)[1] == 0\n"
         "pids = lambda: {row[0] for row in oban.connection().__enter__().execute("
-        "\"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'oban-sync Oban:%'\")}\n"
+        '"SELECT pid FROM pg_stat_activity WHERE datname = current_database()'
+        " AND application_name LIKE 'oban-sync Oban:%'\")}\n"
         "assert before <= pids(), (before, pids())\n"
         "assert oban.running\n"
         "Quick.enqueue()\n"
@@ -348,6 +350,35 @@ def test_a_child_forked_from_a_running_oban_starts_clean(spawn, factory):
     assert (returncode, err) == (0, "")
     assert factory.count() == 3
     assert factory.count(state="executing") == 0
+
+
+def test_a_forked_child_does_not_keep_a_dead_parent_alive(spawn, conn):
+    code = (
+        "import os, signal\n"
+        "from shop import *\n"
+        "oban.start()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    signal.pause()\n"
+        "print(pid, flush=True)\n"
+        "signal.pause()\n"
+    )
+    held = (
+        "SELECT count(*) FROM pg_locks JOIN oban_sync_nodes ON lock_key ="
+        " (classid::bigint << 32) | objid::bigint WHERE locktype = 'advisory'"
+    )
+    parent = spawn("-W", "ignore", "-c", code)
+    child = int(parent.stdout.readline())
+
+    try:
+        assert conn.execute(held).fetchone() == (1,)
+
+        parent.kill()
+        parent.wait(10)
+        eventually(lambda: conn.execute(held).fetchone() == (0,))
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_pool_that_came_along_with_a_fork_is_refused_by_name(spawn, factory):
