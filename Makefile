@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench
+.PHONY: help setup demo test check format bench chaos
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,3 +21,6 @@ format: ## let ruff format and fix the code
 
 bench: ## throughput against a raw-SQL ceiling and oban-py, in one run
 	python3 dev.py bench
+
+chaos: ## break processes, servers and networks for 20 minutes; the tests hold a short form
+	python3 dev.py chaos

@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "ruff and mypy --strict only",
     "format": "let ruff format and fix the code",
     "bench": "measure throughput against a raw-SQL ceiling and oban-py, in one run",
+    "chaos": "break processes, servers and networks, and hold the promises against it (20 minutes)",
 }
 
 
@@ -60,6 +61,7 @@ def main() -> int:
                 run(PYTHON, "-m", "ruff", "format", "."),
             ),
             "bench": lambda: run(PYTHON, "-m", "benchmarks.throughput", *given.arguments),
+            "chaos": lambda: run(PYTHON, "-m", "tests.chaos", *(given.arguments or ["--full"])),
         }
         steps[given.command]()
     except subprocess.CalledProcessError as error:

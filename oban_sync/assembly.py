@@ -185,8 +185,15 @@ class Assembly:
                 on_elected=wake_duties,
             )
 
-        duties += self._duties(db, listens or conninfo, identity, roster, leader, degraded)
-        duties.append(self._scheduler(db, entries, leader))
+        def leads() -> bool:
+            return leader is not None and leader.is_leader
+
+        duties += [
+            Stager(db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded),
+            Lifeline(db, uuid, config.lifeline, leads=leads),
+            self._scheduler(db, entries, leads),
+            *self._housekeeping(db, listens or conninfo, leads),
+        ]
 
         if notifier is not None:
             self._connect_channels(notifier, roster, refresher, leader)
@@ -203,9 +210,7 @@ class Assembly:
         self._loops[os.getpid()] = pool
 
         # A producer may keep its connection while it is busy only where all of them can at once.
-        keeping = (
-            {queue.name for queue in config.queues} if len(config.queues) + 2 <= size else set()
-        )
+        keeping = {queue.name for queue in config.queues if len(config.queues) + 2 <= size}
 
         def make(queue: QueueConfig) -> Producer:
             kind = KeptDb if queue.name in keeping else Db
@@ -224,38 +229,22 @@ class Assembly:
             grace=config.shutdown_grace_period,
         )
 
-    def _duties(
-        self,
-        db: Db,
-        direct: str,
-        identity: Identity,
-        roster: Roster,
-        leader: Leader | None,
-        degraded: Callable[[], bool],
-    ) -> list[Loop]:
-        """What is done every so often; by the leader alone, except for staging."""
+    def _housekeeping(self, db: Db, conninfo: str, leads: Callable[[], bool]) -> list[Loop]:
+        """The duties that can be turned off."""
         config = self.config
-
-        def leads() -> bool:
-            return leader is not None and leader.is_leader
-
-        duties: list[Loop] = [
-            Stager(db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded),
-            Lifeline(db, identity.uuid, config.lifeline, leads=leads),
-        ]
+        loops: list[Loop] = []
 
         if config.pruner.enabled:
-            duties.append(Pruner(db, config.pruner, leads=leads))
+            loops.append(Pruner(db, config.pruner, leads=leads))
 
         if config.reindexer.enabled:
-            plainly = partial(
-                connect, direct, application_name=f"oban-sync {config.name}: reindexer"
-            )
-            duties.append(Reindexer(plainly, config.prefix, config.reindexer, leads=leads))
+            name = f"oban-sync {config.name}: reindexer"
+            plainly = partial(connect, conninfo, application_name=name)
+            loops.append(Reindexer(plainly, config.prefix, config.reindexer, leads=leads))
 
-        return duties
+        return loops
 
-    def _scheduler(self, db: Db, entries: list[Entry], leader: Leader | None) -> Scheduler:
+    def _scheduler(self, db: Db, entries: list[Entry], leads: Callable[[], bool]) -> Scheduler:
         config = self.config
         young_until = time.monotonic() + 2 * YOUTH
 
@@ -272,7 +261,7 @@ class Assembly:
             self.node,
             entries,
             config.scheduler,
-            leads=lambda: leader is not None and leader.is_leader,
+            leads=leads,
             founded_at=founded_at,
         )
 
