@@ -278,8 +278,10 @@ class Assembly:
             if roster.heard(payload):
                 refresher.wake()
 
-        def synced(_payload: dict[str, Any]) -> None:
-            if leader is not None:
+        def synced(payload: dict[str, Any]) -> None:
+            if "order" in payload:
+                roster.announced(payload["order"], payload["signal"])
+            elif leader is not None:
                 leader.wake()
 
         channel = partial("{}.oban_{}".format, self.config.prefix)

@@ -46,7 +46,9 @@ def write(
         set_by=by,
         until=until,
         channel=tx.channel("signal"),
+        # Always short enough to be plain JSON: names have at most 127 characters.
         payload=signals.encode(payload),
+        sync=tx.channel("sync"),
     )
 
 

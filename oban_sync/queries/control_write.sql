@@ -9,8 +9,12 @@
 --   until    timestamptz or NULL  when it ends by itself
 --   channel  text                 where nodes of every kind listen for signals
 --   payload  text                 the signal
+--   sync     text                 where only our nodes listen
 --
 -- Gives: nothing of use.
+--
+-- The signal can hold no more than others understand. What goes before it tells our nodes which row
+-- stands behind it, so that they can tell it from older ones.
 --
 -- Whatever was asked of the same queues and nodes before is void, and taken away.
 WITH void AS (
@@ -39,5 +43,12 @@ written AS (
         set_by = excluded.set_by,
         set_at = excluded.set_at,
         until = excluded.until
+    RETURNING seq
 )
-SELECT pg_notify(%(channel)s::text, %(payload)s::text)
+SELECT
+    pg_notify(
+        %(sync)s::text,
+        jsonb_build_object('order', written.seq, 'signal', %(payload)s::text::jsonb)::text
+    ),
+    pg_notify(%(channel)s::text, %(payload)s::text)
+FROM written

@@ -107,6 +107,7 @@ class Roster:
         self._leaving: list[_Member] = []
         self._rows: list[Control] = []
         self._heard: list[Control] = []
+        self._announced: list[tuple[float, dict[str, Any]]] = []
         self._newest = 0.0
         self._begun = False
         self._ending = False
@@ -222,7 +223,7 @@ class Roster:
                 if not any(
                     row.aspect == wish.aspect
                     and row.queue in (wish.queue, controls.EVERY)
-                    and row.seq > wish.seq
+                    and row.seq >= wish.seq
                     for row in rows
                 )
             ]
@@ -239,6 +240,12 @@ class Roster:
         for member in list(self._members.values()):
             member.producer.wake()
 
+    def announced(self, seq: float, signal: Mapping[str, Any]) -> None:
+        """A signal of one of us is on its way, and this row stands behind it."""
+        with self._lock:
+            self._announced.append((float(seq), dict(signal)))
+            del self._announced[:-MOST_WISHES]
+
     def heard(self, payload: Mapping[str, Any]) -> bool:
         """Follow a signal, of any kind of node.
 
@@ -248,6 +255,8 @@ class Roster:
         Raises:
             ValueError, LookupError, TypeError: It is not understood.
         """
+        seq = self._seq_of(payload)
+
         if payload.get("ident", "any") not in ("any", f"{self._name}.{self._node}"):
             return False
 
@@ -259,16 +268,17 @@ class Roster:
             return False
 
         if action in ("pause", "resume"):
-            self._wish(payload["queue"], controls.PAUSED, action == "pause")
+            self._wish(seq, payload["queue"], controls.PAUSED, action == "pause")
         elif action == "scale":
-            self._wish(payload["queue"], controls.LIMIT, payload["limit"])
+            self._wish(seq, payload["queue"], controls.LIMIT, payload["limit"])
         elif action == "start":
-            self._wish(payload["queue"], controls.RUNNING, payload["limit"])
+            self._wish(seq, payload["queue"], controls.RUNNING, payload["limit"])
 
-            if payload.get("paused") is True:
-                self._wish(payload["queue"], controls.PAUSED, True)
+            # One of us says so by a signal of its own.
+            if payload.get("paused") is True and seq is None:
+                self._wish(seq, payload["queue"], controls.PAUSED, True)
         elif action == "stop":
-            self._wish(payload["queue"], controls.RUNNING, False)
+            self._wish(seq, payload["queue"], controls.RUNNING, False)
         else:
             raise ValueError(f"unknown action {action!r}")
 
@@ -284,7 +294,18 @@ class Roster:
         with self._lock:
             return [self._info(member) for member in self._everybody()]
 
-    def _wish(self, queue: object, aspect: str, value: object) -> None:
+    def _seq_of(self, signal: Mapping[str, Any]) -> float | None:
+        """Which row stands behind a signal, if it is one of ours."""
+        with self._lock:
+            for index, (seq, announced) in enumerate(self._announced):
+                if announced == signal:
+                    del self._announced[index]
+
+                    return seq
+
+        return None
+
+    def _wish(self, seq: float | None, queue: object, aspect: str, value: object) -> None:
         if not isinstance(queue, str):
             raise ValueError("no queue is named")
 
@@ -300,18 +321,22 @@ class Roster:
         value = controls.checked(aspect, value)
 
         with self._lock:
-            # After all rows that were seen, and before any that is yet to be seen: of our own
-            # signals the row follows, and then counts. Older wishes are void.
+            if seq is not None and seq <= self._newest:
+                # A beat was faster, and brought the row.
+                return
+
+            # Older wishes are void.
             self._heard = [
                 item
                 for item in self._heard
                 if item.aspect != aspect or queue not in (item.queue, controls.EVERY)
             ]
 
-            if not self._is_so(queue, aspect, value):
-                # Later ones count for more; all of them are younger than the rows that were seen.
-                seq = self._newest + 0.5 + len(self._heard) * 1e-6
-                self._heard.append(Control(seq, queue, aspect, value))
+            if seq is not None or not self._is_so(queue, aspect, value):
+                # One of another kind of node has no row: it counts after all that were seen, and
+                # before any that is yet to be seen.
+                place = self._newest + 0.5 + len(self._heard) * 1e-6 if seq is None else seq
+                self._heard.append(Control(place, queue, aspect, value))
                 # Whoever can send signals could fill the memory with them.
                 del self._heard[:-MOST_WISHES]
 

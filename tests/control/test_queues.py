@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from oban_sync import ConfigError, DatabaseUnavailableError
+from oban_sync.core.controls import Control
 from oban_sync.engine import nodes
 from oban_sync.engine.session import Db
 from oban_sync.runtime.producer import Producer
@@ -326,6 +327,26 @@ def test_a_signal_of_another_kind_of_node_outlives_the_beats_and_yields_to_a_new
     probe.next("oban.refresher.refresh.stop")
 
     assert info(one).paused is False
+
+
+def test_a_row_that_was_read_before_an_order_does_not_undo_it(node, probe):
+    """A beat is on its way with what was asked before, when the next order is heard."""
+    one = node(refresher={"interval": 1000, "max_age": 9000, "unlocked_max_age": 9000})
+    roster = one._lifecycle._supervisor.roster
+    start = {"action": "start", "ident": "any", "queue": "beta", "limit": 3}
+    roster.announced(2, start)
+    roster.heard(start)
+    probe.next("oban.queue.started", queue="beta")
+    roster.apply([Control(1, "beta", "running", False)])
+
+    assert "beta" in roster.names
+
+    # And the row itself, of which the order was the signal, and then a newer one.
+    roster.apply([Control(2, "beta", "running", 3)])
+    assert roster._heard == []
+
+    roster.apply([Control(3, "beta", "running", False)])
+    assert "beta" not in roster.names
 
 
 def test_a_kill_signal_asks_the_job_to_stop(node, conn, prefix, gate, oban):

@@ -234,9 +234,8 @@ def test_jobs_that_were_on_their_way_when_the_lease_ended_are_not_begun(
         return done
 
     monkeypatch.setattr(fetch, "turn", turn)
-    oban = make_oban(queues={"alpha": 1})
+    oban = make_oban(queues={"alpha": 1}).start()
     job = Echo.enqueue()
-    oban.start()
 
     assert [item.id for item in probe.next("oban.producer.release")["jobs"]] == [job.id]
     probe.next("oban.job.stop")
