@@ -245,6 +245,11 @@ class Job:
         """Make `lease_lost` true, whatever the lease: the job may be somebody else's by now."""
         self._generation = -1
 
+    @property
+    def is_disowned(self) -> bool:
+        """Whether `disowned` was called, and `leased` not since."""
+        return self._generation == -1
+
     def ask_to_stop(self) -> None:
         """Make `cancelled` true."""
         self._cancelled = True

@@ -182,7 +182,9 @@ class Producer(Loop):
 
     def _execute(self, job: Job) -> None:
         # On a slot's thread: the only thing it touches of the producer is the mailbox.
-        self._mailbox.put(execute(job))
+        # A job that was handed back before it began is somebody else's.
+        if not job.is_disowned:
+            self._mailbox.put(execute(job))
 
     def _turn(self, demand: int) -> None:
         self._hungry = False
@@ -265,12 +267,13 @@ class Producer(Loop):
             )
 
     def _hand_back(self, jobs: list[Job], *, level: int = logging.WARNING) -> None:
+        # Before the row is let go: no slot must begin what another node begins.
+        for job in jobs:
+            job.disowned()
+
         busy = set(ack.release(self._db, jobs, owner=self.uuid))
         back = [job for job in jobs if job not in busy]
         self._running.difference_update(back)
-
-        for job in back:
-            job.disowned()
 
         if back:
             log.log(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from oban_sync import NotRunningError, Oban, telemetry, worker
+from oban_sync.runtime.slots import Slots
 from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
@@ -314,3 +315,28 @@ def test_a_stop_does_not_wait_for_ever_for_a_start_that_hangs(monkeypatch):
     starter.join(10)
 
     assert closed.wait(10)
+
+
+def test_a_job_handed_back_before_it_began_is_not_begun(make_oban, factory, probe, monkeypatch):
+    handed_over, go_on = threading.Event(), threading.Event()
+    original = Slots._serve_batch
+
+    def late(self, batch):
+        handed_over.set()
+        go_on.wait(10)
+        original(self, batch)
+
+    monkeypatch.setattr(Slots, "_serve_batch", late)
+    oban = make_oban(queues={"alpha": 1}).start()
+    job = Echo.enqueue()
+    assert handed_over.wait(10)
+    oban.stop(grace=0.0)
+    assert factory.states(job.id) == ["available"]
+
+    go_on.set()
+    make_oban(queues={"alpha": 1}).start()
+    probe.next("oban.job.start")
+    probe.next("oban.job.stop")
+
+    assert factory.row(job.id)["attempt"] == 1
+    assert not [name for name, _ in probe._kept if name == "oban.job.start"]
