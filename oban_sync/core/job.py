@@ -330,8 +330,23 @@ class Job:
         return job
 
     @classmethod
-    def fetched(cls, row: FetchedRow, queue: str, attempted_by: list[str]) -> Job:
-        """A job just taken from its queue. This is the hot path: no parsing, no checks."""
+    def fetched(
+        cls,
+        row: FetchedRow,
+        queue: str,
+        attempted_by: list[str],
+        lease: Lease | None = None,
+        since: int = 0,
+    ) -> Job:
+        """A job just taken from its queue. This is the hot path: no parsing, no checks.
+
+        Args:
+            row: Its columns.
+            queue: The queue.
+            attempted_by: Who took it.
+            lease: The lease it is held by, if any ...
+            since: ... and the generation of that.
+        """
         job = _blank()
         (
             job.priority,
@@ -358,7 +373,8 @@ class Job:
         job._cancelled_at = None
         job._discarded_at = None
         job._schedule_in = None
-        job._lease = None
+        job._lease = lease
+        job._generation = since
         job._cancelled = False
 
         return job

@@ -11,6 +11,7 @@ import psycopg
 
 from oban_sync.core.errors import DatabaseUnavailableError
 from oban_sync.core.job import Job
+from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack
 from oban_sync.engine.session import Db, Tx, is_busy, is_refusal, reason
@@ -55,12 +56,14 @@ class Claim:
         node: Name of the node, for people.
         owner: uuid of the producer.
         shunned: Jobs that are not taken for now.
+        lease: What the jobs are held by; None where nobody else could take them.
     """
 
     queue: str
     node: str
     owner: str
     shunned: Shunned = field(default_factory=Shunned)
+    lease: Lease | None = None
 
     @property
     def attempted_by(self) -> list[str]:
@@ -209,6 +212,8 @@ def _fetch_one(db: Db, claim: Claim) -> Job | None:
 def _ack_and_fetch(
     tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int
 ) -> tuple[int, list[Job]]:
+    lease = claim.lease
+    since = 0 if lease is None else lease.generation
     ids, fences = ack.arrays(outcome.job.key for outcome in plain)
     rows = tx.wired(
         "job_ack_and_fetch",
@@ -229,4 +234,4 @@ def _ack_and_fetch(
     # By priority, time and id: these are the first columns, and no two ids are the same.
     rows.sort()
 
-    return acked, [Job.fetched(row, claim.queue, attempted_by) for row in rows]
+    return acked, [Job.fetched(row, claim.queue, attempted_by, lease, since) for row in rows]

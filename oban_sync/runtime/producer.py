@@ -57,7 +57,7 @@ class Producer(Loop):
         self.uuid = new_identity()
         self._db = db
         self._lease = lease
-        self._claim = fetch.Claim(queue.name, node, self.uuid)
+        self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease)
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
         self._limit = queue.limit
         self._admitted = False
@@ -219,9 +219,6 @@ class Producer(Loop):
     def _dispatch(self, jobs: list[Job]) -> None:
         busy = len(self._running)
         self._running.update(jobs)
-
-        for job in jobs:
-            job.leased(self._lease)
 
         try:
             self._slots.grow(len(self._running))

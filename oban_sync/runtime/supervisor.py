@@ -71,10 +71,11 @@ class Supervisor:
             if self._notifier is not None:
                 self._notifier.start()
 
-                if not self._notifier.ready.wait(READY_PERIOD):
-                    log.warning("notifier is not ready yet; until it is, jobs are found by polling")
-
+            # They need not wait for each other, each connects by itself.
             self._refresher.start()
+
+            if self._notifier is not None and not self._notifier.ready.wait(READY_PERIOD):
+                log.warning("notifier is not ready yet; until it is, jobs are found by polling")
 
             if not self._refresher.ready.wait(READY_PERIOD):
                 log.warning("no beat could be written yet; until one is, no jobs are taken")
