@@ -280,7 +280,10 @@ class Assembly:
 
         def synced(payload: dict[str, Any]) -> None:
             if "order" in payload:
-                roster.announced(payload["order"], payload["signal"])
+                roster.announced(payload["order"], payload["signal"], payload.get("by"))
+            elif "reset" in payload:
+                roster.forget(payload["reset"])
+                refresher.wake()
             elif leader is not None:
                 leader.wake()
 

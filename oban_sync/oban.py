@@ -359,6 +359,7 @@ class Oban:
     start_queue = _in_name(queues.start_queue)
     stop_queue = _in_name(queues.stop_queue)
     scale_queue = _in_name(queues.scale_queue)
+    reset_queue = _in_name(queues.reset_queue)
     list_nodes = _on_tables(queues.list_nodes)
 
     # Managing cron entries
@@ -438,9 +439,10 @@ class Oban:
 
     def _introduce(self) -> None:
         """Say what runs here, and what one may have expected to run here and does not."""
-        known = worker.registered(self._config.name)
+        known = worker.registered()
         own = {queue.name for queue in self._config.queues}
-        others = sorted({queue for queue in known.values() if queue not in own})
+        used = worker.registered(self._config.name).values()
+        others = sorted({queue for queue in used if queue not in own})
         log.info("%r started; workers: %s", self, ", ".join(known) or "none")
 
         if not known:

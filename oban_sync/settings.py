@@ -56,8 +56,8 @@ def _from_environment() -> dict[str, Any]:
 
 
 def _structured(option: str, value: str) -> Any:
-    """Objects may be written as JSON; the checks read the rest from text."""
-    if not value.lstrip().startswith("{"):
+    """Objects and lists may be written as JSON; the checks read the rest from text."""
+    if not value.lstrip().startswith(("{", "[")):
         return value
 
     try:

@@ -42,7 +42,8 @@ def pause_queue(
         name: The Oban instance.
         queue: The queue, whether anybody runs it or not.
         node: Only this node; by default every node.
-        until: When it ends by itself: an aware datetime, or seconds or timedelta from now.
+        until: When it ends by itself: an aware datetime, or seconds or timedelta from now. Nodes
+            follow with the next beat, within three seconds.
         by: Who pauses it, for those who wonder.
 
     Raises:
@@ -72,7 +73,7 @@ def resume_all_queues(db: Db, name: str, *, node: str | None = None, by: str | N
 
 
 def scale_queue(
-    db: Db, name: str, *, queue: str, limit: int, node: str | None = None, by: str | None = None
+    db: Db, name: str, queue: str, limit: int, *, node: str | None = None, by: str | None = None
 ) -> None:
     """Change how many jobs of a queue may run at once on each node.
 
@@ -90,7 +91,7 @@ def scale_queue(
     Raises:
         ConfigError, DatabaseUnavailableError: As `pause_queue`.
     """
-    check_whole("limit", limit, 1, controls.MOST_LIMIT)
+    limit = check_whole("limit", limit, 1, controls.MOST_LIMIT)
     payload = {"action": "scale", "limit": limit}
     _order(db, name, _one(queue), node, controls.LIMIT, limit, payload, by)
 
@@ -98,9 +99,9 @@ def scale_queue(
 def start_queue(
     db: Db,
     name: str,
-    *,
     queue: str,
     limit: int,
+    *,
     node: str | None = None,
     paused: bool = False,
     by: str | None = None,
@@ -122,7 +123,7 @@ def start_queue(
     Raises:
         ConfigError, DatabaseUnavailableError: As `pause_queue`.
     """
-    check_whole("limit", limit, 1, controls.MOST_LIMIT)
+    limit = check_whole("limit", limit, 1, controls.MOST_LIMIT)
     payload: dict[str, Any] = {"action": "start", "limit": limit}
 
     if paused:
@@ -134,7 +135,7 @@ def start_queue(
 
 
 def stop_queue(
-    db: Db, name: str, *, queue: str, node: str | None = None, by: str | None = None
+    db: Db, name: str, queue: str, *, node: str | None = None, by: str | None = None
 ) -> None:
     """Run a queue no more; its running jobs get the grace period, and are then handed back.
 
@@ -151,6 +152,26 @@ def stop_queue(
         ConfigError, DatabaseUnavailableError: As `pause_queue`.
     """
     _order(db, name, _one(queue), node, controls.RUNNING, False, {"action": "stop"}, by)
+
+
+def reset_queue(db: Db, name: str, queue: str) -> None:
+    """Forget what was asked of a queue: nodes run it as they are configured again.
+
+    Heard as `pause_queue`, by our nodes only.
+
+    Args:
+        db: Where the tables are.
+        name: The Oban instance.
+        queue: The queue, or ``"*"`` for all, what was asked of all at once included.
+
+    Raises:
+        ConfigError, DatabaseUnavailableError: As `pause_queue`.
+    """
+    if queue != controls.EVERY:
+        _named(queue)
+
+    with db.session() as tx:
+        orders.reset(tx, name, queue)
 
 
 def list_nodes(db: Db) -> list[NodeInfo]:
@@ -234,6 +255,9 @@ def _end(until: Until) -> datetime | None:
         if until.utcoffset() is None:
             raise ConfigError("until", f"{until.isoformat()} has no timezone")
 
+        if until <= utc_now():
+            raise ConfigError("until", f"{until.isoformat()} is past; give a time to come")
+
         return until.astimezone(UTC)
 
-    return utc_now() + timedelta(seconds=check_seconds("until", until))
+    return utc_now() + timedelta(seconds=check_seconds("until", until, least=0.1))

@@ -212,7 +212,15 @@ def _check_conninfo(option: str, value: object) -> str:
 
 
 def _check_listen_conninfo(option: str, value: object) -> str:
-    return OFF if value == OFF else _check_conninfo(option, value)
+    if value is False or (isinstance(value, str) and value.lower() == OFF):
+        return OFF
+
+    if not isinstance(value, str) or ("=" not in value and "://" not in value):
+        raise ConfigError(
+            option, f'{shown(value)} is not allowed; give a libpq string or URL, or "{OFF}"'
+        )
+
+    return _check_conninfo(option, value)
 
 
 def _check_pool(option: str, value: object) -> object:

@@ -35,8 +35,14 @@ def get(name: str) -> Enqueuer:
     except KeyError:
         raise NotRunningError(
             f"there is no Oban named {name!r} in this process; construct Oban(...) before "
-            f"enqueueing.{nearest(name, _instances)}"
+            f"enqueueing{_others()}.{nearest(name, _instances)}"
         ) from None
+
+
+def _others() -> str:
+    names = ", ".join(repr(other) for other in sorted(_instances))
+
+    return f", or let the worker say oban=; there is {names}" if names else ""
 
 
 def clear() -> None:

@@ -13,7 +13,8 @@ class Lease:
     Whoever asks compares clocks at that moment, so it also ends while a beat hangs, and no thread
     has to tell.
 
-    Read from any thread; `renew` and `generation` are the refresher's, `locked` the notifier's.
+    Read from any thread; `renew` and `generation` are the refresher's, `lock` and `unlock` the
+    notifier's.
 
     Args:
         max_age: Seconds; infinite for jobs that nobody else can take.
@@ -43,6 +44,7 @@ class Lease:
         self._beat_at = time.monotonic()
         self.locked = False
         self.generation = 0
+        self._over = False
 
     @property
     def ends_at(self) -> float:
@@ -54,7 +56,7 @@ class Lease:
     @property
     def ended(self) -> bool:
         """Whether somebody else may have been given this node's jobs by now."""
-        return time.monotonic() >= self.ends_at
+        return self._over or time.monotonic() >= self.ends_at
 
     def covers(self, generation: int) -> bool:
         """Whether it has not ended since it was in this generation."""
@@ -63,3 +65,14 @@ class Lease:
     def renew(self, beat_at: float) -> None:
         """Count from a beat that was sent at this moment, on the monotonic clock."""
         self._beat_at = beat_at
+        self._over = False
+
+    def lock(self) -> None:
+        """The session stands, and holds the lock."""
+        # One that has ended is over: only a beat brings it back, not a longer age.
+        self._over = self.ended
+        self.locked = True
+
+    def unlock(self) -> None:
+        """The session is gone."""
+        self.locked = False

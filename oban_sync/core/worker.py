@@ -130,12 +130,16 @@ def resolve(name: str) -> Registration:
         ) from None
 
 
-def registered(oban: str) -> dict[str, str]:
-    """The registered workers of an Oban by name, sorted, each with the queue it uses by default."""
+def registered(oban: str | None = None) -> dict[str, str]:
+    """The registered workers by name, sorted, each with the queue it uses by default.
+
+    Args:
+        oban: Only those whose jobs are stored by this instance; any of them runs anybody's jobs.
+    """
     return {
         name: found.options.values.get("queue", "default")
         for name, found in sorted(_registry.items())
-        if found.oban == oban
+        if oban is None or found.oban == oban
     }
 
 

@@ -52,6 +52,11 @@ def write(
     )
 
 
+def reset(tx: Tx, name: str, queue: str) -> None:
+    """Forget what was asked of a queue, or of all by ``*``."""
+    tx.tuples("control_reset", name=name, queue=queue, sync=tx.channel("sync"))
+
+
 @dataclass(frozen=True, slots=True)
 class NodeQueue:
     """One queue of a node.

@@ -176,4 +176,6 @@ def _told(jobs: list[Rescued]) -> str:
 
     shown = ", ".join(f"{job.id} ({job.state})" for job in jobs[:20])
 
-    return f"gave back {len(jobs)} jobs: {shown}{' ...' if len(jobs) > 20 else ''}"
+    jobs_text = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+
+    return f"gave back {jobs_text}: {shown}{' ...' if len(jobs) > 20 else ''}"

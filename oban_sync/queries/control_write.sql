@@ -48,7 +48,9 @@ written AS (
 SELECT
     pg_notify(
         %(sync)s::text,
-        jsonb_build_object('order', written.seq, 'signal', %(payload)s::text::jsonb)::text
+        jsonb_build_object(
+            'order', written.seq, 'signal', %(payload)s::text::jsonb, 'by', %(set_by)s::text
+        )::text
     ),
     pg_notify(%(channel)s::text, %(payload)s::text)
 FROM written

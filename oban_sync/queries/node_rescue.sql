@@ -121,7 +121,7 @@ rescued AS (
                 to_json(timezone('UTC', now())) OPERATOR(pg_catalog.#>>) '{}'::text[] || 'Z',
                 'attempt', job.attempt,
                 'error', concat(
-                    'The process of node ', to_json(dead.node), ' ended while it ran this job (',
+                    'Node ', to_json(dead.node), ' was found dead while it ran this job (',
                     %(reason)s::text, '). ',
                     CASE verdict.state
                         WHEN 'discarded' THEN concat(

@@ -109,7 +109,7 @@ class Leader(Loop):
                 seen(leader=election.led)
         except BaseException:
             # Not trusted any longer than it has to be; whether it still is, the row will tell.
-            self._lost("the election failed")
+            self._lost("it could not renew its lease")
             raise
 
         return election, started

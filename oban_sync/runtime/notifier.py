@@ -165,7 +165,10 @@ class Notifier(Loop):
             )
             self._connected_at = time.monotonic()
             self._deaf_at = float("inf")
-            self._lease.locked = self._lock_key is not None
+
+            if self._lock_key is not None:
+                self._lease.lock()
+
             self.ready.set()
             telemetry.emit("oban.notifier.connected", {"channels": list(self._hear)})
             self._on_connected()
@@ -265,7 +268,7 @@ class Notifier(Loop):
             )
 
     def _drop(self) -> None:
-        self._lease.locked = False
+        self._lease.unlock()
         self.ready.clear()
         conn, self._conn = self._conn, None
 

@@ -130,8 +130,8 @@ class Refresher(Loop):
             self._lapsed = True
             telemetry.emit("oban.node.lapsed", {"uuid": self._identity.uuid})
             log.warning(
-                "no beat of this node was written in time, so others may take its jobs; it takes "
-                "no more until one is"
+                "this node could not tell in time that it lives, so others may take its jobs; it "
+                "takes no more until it can"
             )
 
     def _renew_after_lapse(self, started: float, lost: bool) -> None:

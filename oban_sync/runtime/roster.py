@@ -107,7 +107,7 @@ class Roster:
         self._leaving: list[_Member] = []
         self._rows: list[Control] = []
         self._heard: list[Control] = []
-        self._announced: list[tuple[float, dict[str, Any]]] = []
+        self._announced: list[tuple[float, dict[str, Any], str | None]] = []
         self._newest = 0.0
         self._begun = False
         self._ending = False
@@ -240,11 +240,18 @@ class Roster:
         for member in list(self._members.values()):
             member.producer.wake()
 
-    def announced(self, seq: float, signal: Mapping[str, Any]) -> None:
+    def announced(self, seq: float, signal: Mapping[str, Any], by: str | None = None) -> None:
         """A signal of one of us is on its way, and this row stands behind it."""
         with self._lock:
-            self._announced.append((float(seq), dict(signal)))
+            self._announced.append((float(seq), dict(signal), by))
             del self._announced[:-MOST_WISHES]
+
+    def forget(self, queue: str) -> None:
+        """Somebody had forgotten what was asked of a queue; the rows are gone by the next beat."""
+        with self._lock:
+            self._heard = [
+                item for item in self._heard if queue not in (item.queue, controls.EVERY)
+            ]
 
     def heard(self, payload: Mapping[str, Any]) -> bool:
         """Follow a signal, of any kind of node.
@@ -255,7 +262,7 @@ class Roster:
         Raises:
             ValueError, LookupError, TypeError: It is not understood.
         """
-        seq = self._seq_of(payload)
+        row = self._row_of(payload)
 
         if payload.get("ident", "any") not in ("any", f"{self._name}.{self._node}"):
             return False
@@ -268,17 +275,17 @@ class Roster:
             return False
 
         if action in ("pause", "resume"):
-            self._wish(seq, payload["queue"], controls.PAUSED, action == "pause")
+            self._wish(row, payload["queue"], controls.PAUSED, action == "pause")
         elif action == "scale":
-            self._wish(seq, payload["queue"], controls.LIMIT, payload["limit"])
+            self._wish(row, payload["queue"], controls.LIMIT, payload["limit"])
         elif action == "start":
-            self._wish(seq, payload["queue"], controls.RUNNING, payload["limit"])
+            self._wish(row, payload["queue"], controls.RUNNING, payload["limit"])
 
             # One of us says so by a signal of its own.
-            if payload.get("paused") is True and seq is None:
-                self._wish(seq, payload["queue"], controls.PAUSED, True)
+            if payload.get("paused") is True and row[0] is None:
+                self._wish(row, payload["queue"], controls.PAUSED, True)
         elif action == "stop":
-            self._wish(seq, payload["queue"], controls.RUNNING, False)
+            self._wish(row, payload["queue"], controls.RUNNING, False)
         else:
             raise ValueError(f"unknown action {action!r}")
 
@@ -294,18 +301,22 @@ class Roster:
         with self._lock:
             return [self._info(member) for member in self._everybody()]
 
-    def _seq_of(self, signal: Mapping[str, Any]) -> float | None:
-        """Which row stands behind a signal, if it is one of ours."""
+    def _row_of(self, signal: Mapping[str, Any]) -> tuple[float | None, str | None]:
+        """Which row stands behind a signal, and who asked, if it is one of ours."""
         with self._lock:
-            for index, (seq, announced) in enumerate(self._announced):
+            for index, (seq, announced, by) in enumerate(self._announced):
                 if announced == signal:
                     del self._announced[index]
 
-                    return seq
+                    return seq, by
 
-        return None
+        return None, None
 
-    def _wish(self, seq: float | None, queue: object, aspect: str, value: object) -> None:
+    def _wish(
+        self, row: tuple[float | None, str | None], queue: object, aspect: str, value: object
+    ) -> None:
+        seq, by = row
+
         if not isinstance(queue, str):
             raise ValueError("no queue is named")
 
@@ -336,7 +347,7 @@ class Roster:
                 # One of another kind of node has no row: it counts after all that were seen, and
                 # before any that is yet to be seen.
                 place = self._newest + 0.5 + len(self._heard) * 1e-6 if seq is None else seq
-                self._heard.append(Control(place, queue, aspect, value))
+                self._heard.append(Control(place, queue, aspect, value, by))
                 # Whoever can send signals could fill the memory with them.
                 del self._heard[:-MOST_WISHES]
 
@@ -427,7 +438,8 @@ class Roster:
             by = wanted.pause.by if wanted.pause is not None else None
             event = "oban.queue.paused" if wanted.paused else "oban.queue.resumed"
             telemetry.emit(event, {"queue": name, "by": by})
-            log.info("queue %r %s", name, f"paused by {by or '?'}" if wanted.paused else "resumed")
+            done = "paused" if wanted.paused else "resumed"
+            log.info("queue %r %s%s", name, done, f" by {by}" if by else "")
 
     def _everybody(self) -> Iterable[_Member]:
         return [*self._members.values(), *self._leaving]

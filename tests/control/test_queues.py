@@ -517,9 +517,44 @@ def test_a_row_that_makes_no_sense_is_passed_over(node, oban, conn, probe):
     assert info(one).limit == 2
 
 
+def test_a_queue_follows_its_configuration_again_once_it_is_reset(node, oban, conn, probe):
+    one = node()
+    oban.scale_queue("alpha", 7, by="anna")
+    probe.next("oban.queue.scaled", limit=7)
+    oban.pause_queue("alpha")
+    probe.next("oban.queue.paused")
+    oban.reset_queue("alpha")
+    probe.next("oban.queue.resumed")
+    eventually(lambda: (info(one).limit, info(one).paused) == (2, False))
+
+    oban.pause_all_queues()
+    probe.next("oban.queue.paused")
+    oban.reset_queue("*")
+    probe.next("oban.queue.resumed")
+
+    assert conn.execute("SELECT count(*) FROM oban_sync_controls").fetchone() == (0,)
+
+
+def test_a_limit_given_as_text_is_stored_as_a_number(node, oban, probe):
+    node()
+    oban.scale_queue("alpha", "5")
+    probe.next("oban.queue.scaled", limit=5)
+    oban.start_queue("beta", "3")
+    probe.next("oban.queue.started", limit=3)
+
+
+def test_whoever_pauses_is_named_at_once(node, oban, probe):
+    node(refresher={"interval": 1000, "max_age": 9000, "unlocked_max_age": 9000})
+    oban.pause_queue("alpha", by="anna")
+
+    assert probe.next("oban.queue.paused")["by"] == "anna"
+
+
 @pytest.mark.parametrize(
     ("call", "option"),
     [
+        (lambda oban: oban.pause_queue("alpha", until=0), "until"),
+        (lambda oban: oban.pause_queue("alpha", until=datetime(2026, 1, 1, tzinfo=UTC)), "until"),
         (lambda oban: oban.pause_queue(""), "queue"),
         (lambda oban: oban.pause_queue(5), "queue"),
         (lambda oban: oban.pause_queue("alpha", node=""), "node"),

@@ -180,3 +180,15 @@ def test_a_conninfo_that_cannot_be_read_is_told_without_its_password():
 
         assert "s3cret" not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", False])
+def test_listening_can_be_turned_off(value):
+    assert (
+        Config.checked({"conninfo": "dbname=x", "listen_conninfo": value}).listen_conninfo == "off"
+    )
+
+
+def test_a_listen_conninfo_that_is_none_is_refused_by_its_own_name():
+    with pytest.raises(ConfigError, match='^listen_conninfo: .*or "off"'):
+        Config.checked({"conninfo": "dbname=x", "listen_conninfo": "nope"})

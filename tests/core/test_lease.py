@@ -29,7 +29,9 @@ def aged(lease, seconds):
 )
 def test_a_lease_lasts_shorter_while_the_session_is_gone(uses_lock, locked, age, ended):
     lease = Lease(60, 6, uses_lock=uses_lock)
-    lease.locked = locked
+
+    if locked:
+        lease.lock()
 
     assert aged(lease, age).ended is ended
 
@@ -72,3 +74,17 @@ def test_a_job_is_cancelled_once_it_was_asked_to_stop():
     job.ask_to_stop()
 
     assert job.cancelled() is True
+
+
+def test_a_lease_that_has_ended_is_brought_back_by_a_beat_alone():
+    lease = aged(Lease(60, 6, uses_lock=True), 10)
+    lease.lock()
+
+    assert lease.ended is True
+
+    aged(lease, 0)
+    assert lease.ended is False
+
+    lease.unlock()
+    lease.lock()
+    assert lease.ended is False

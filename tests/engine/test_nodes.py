@@ -233,7 +233,8 @@ def test_a_rescued_job_says_why_and_has_not_spent_its_attempt(db, factory):
     assert row["errors"][0]["attempt"] == 20
     assert row["errors"][0]["at"].endswith("Z")
     assert (
-        r'"the \"old\" one" ended while it ran this job (it is gone)' in (row["errors"][0]["error"])
+        r'"the \"old\" one" was found dead while it ran this job (it is gone)'
+        in (row["errors"][0]["error"])
     )
 
 

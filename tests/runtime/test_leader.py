@@ -85,7 +85,7 @@ def test_a_node_that_cannot_renew_leads_no_more_at_once(make_leader, monkeypatch
         leader.tick()
 
     assert leader.is_leader is False
-    assert probe.next("oban.leader.lost")["reason"] == "the election failed"
+    assert probe.next("oban.leader.lost")["reason"] == "it could not renew its lease"
 
 
 def test_a_slow_answer_counts_from_before_the_question(make_leader, monkeypatch):
