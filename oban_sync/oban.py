@@ -410,7 +410,9 @@ class Oban:
     ) -> dict[str, int]:
         """Run the jobs of a queue here and now, one by one, on this thread. Needs no `start`.
 
-        Made for tests: nothing is left running when it returns. Only committed jobs are seen.
+        Made for tests: nothing is left running when it returns. Only committed jobs are seen. No
+        node stands behind it: a job that takes longer than the lifeline's `rescue_after` may be
+        started by one that runs.
 
         Args:
             queue: The queue's name.
