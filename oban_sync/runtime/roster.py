@@ -25,6 +25,9 @@ log = logging.getLogger("oban_sync.runtime")
 #: Wishes of nodes of other kinds that are kept; the oldest go first.
 MOST_WISHES = 1_000
 
+#: How far the numbers of rows may have gone on between two beats; far more than anybody asks for.
+MOST_ROWS_AHEAD = 1_000_000
+
 #: Queues that may run on one node; signals start no more.
 MOST_QUEUES = 1_000
 
@@ -241,13 +244,21 @@ class Roster:
             member.producer.wake()
 
     def announced(self, seq: float, signal: Mapping[str, Any], by: str | None = None) -> None:
-        """A signal of one of us is on its way, and this row stands behind it."""
+        """A signal of one of us is on its way, and this row stands behind it.
+
+        Raises:
+            ValueError: No row can have that place. Anybody may send this, and a wish that no row
+                could ever follow would have to be obeyed for good.
+        """
         with self._lock:
+            if not 0 < seq <= self._newest + MOST_ROWS_AHEAD:
+                raise ValueError(f"no row can be number {seq!r} by now")
+
             self._announced.append((float(seq), dict(signal), by))
             del self._announced[:-MOST_WISHES]
 
     def forget(self, queue: str) -> None:
-        """Somebody had forgotten what was asked of a queue; the rows are gone by the next beat."""
+        """What was asked of a queue counts no more; the rows are gone by the next beat."""
         with self._lock:
             self._heard = [
                 item for item in self._heard if queue not in (item.queue, controls.EVERY)

@@ -349,6 +349,17 @@ def test_a_row_that_was_read_before_an_order_does_not_undo_it(node, probe):
     assert "beta" not in roster.names
 
 
+@pytest.mark.parametrize("seq", ["1e999", "-1", "0", "1e18", "NaN"])
+def test_an_order_that_no_row_could_follow_is_not_announced(node, conn, prefix, probe, seq):
+    """Or a forged pause would outlast every resuming."""
+    one = node()
+    payload = f'{{"order":{seq},"signal":{{"action":"pause","ident":"any","queue":"alpha"}}}}'
+    conn.execute("SELECT pg_notify(%s, %s)", [f"{prefix}.oban_sync", payload])
+
+    assert probe.next("oban.notifier.junk")
+    assert one._lifecycle._supervisor.roster._announced == []
+
+
 def test_a_kill_signal_asks_the_job_to_stop(node, conn, prefix, gate, oban):
     one = node()
     job = Held.enqueue({"gate": "gate"})
