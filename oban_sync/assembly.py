@@ -19,7 +19,7 @@ from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
 from oban_sync.core.cron import Entry
 from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
 from oban_sync.core.lease import Lease
-from oban_sync.core.worker import crontab
+from oban_sync.core.registry import crontab
 from oban_sync.embedded import Server
 from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations, nodes

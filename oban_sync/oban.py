@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
 from oban_sync.control import crons, enqueueing, jobs, queues
-from oban_sync.core import instances, worker
+from oban_sync.core import instances, registry
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
 from oban_sync.core.cron import Cron
@@ -441,9 +441,9 @@ class Oban:
 
     def _introduce(self) -> None:
         """Say what runs here, and what one may have expected to run here and does not."""
-        known = worker.registered()
+        known = registry.registered()
         own = {queue.name for queue in self._config.queues}
-        used = worker.registered(self._config.name).values()
+        used = registry.registered(self._config.name).values()
         others = sorted({queue for queue in used if queue not in own})
         log.info("%r started; workers: %s", self, ", ".join(known) or "none")
 

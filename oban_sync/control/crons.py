@@ -14,7 +14,7 @@ from oban_sync.core.checks import check_whole
 from oban_sync.core.cron import Cron, CronSlot
 from oban_sync.core.errors import ConfigError, WorkerNotFoundError, shown, unknown
 from oban_sync.core.options import JobOptions
-from oban_sync.core.worker import resolve
+from oban_sync.core.registry import resolve
 from oban_sync.engine import crons
 from oban_sync.engine.crons import Stored
 from oban_sync.engine.session import Db, Tx

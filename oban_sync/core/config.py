@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from oban_sync.core import loops
+from oban_sync.core import limits, loops
 from oban_sync.core.checks import Check, check_seconds, check_whole
 from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_scheduler
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
+from oban_sync.core.escalation import Escalation, check_escalation
+from oban_sync.core.executors import ExecutorConfig, check_executor
+from oban_sync.core.limits import Limits, check_limits
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
 from oban_sync.core.reindexing import ReindexerConfig, check_reindexer
@@ -39,10 +42,16 @@ class QueueConfig:
     Attributes:
         name: The queue's name.
         limit: Jobs at once on this node, 1 to 10,000.
+        limits: What holds for all nodes together, and how jobs take turns.
+        executor: Where its jobs run.
+        escalation: How jobs are stopped whose time is up.
     """
 
     name: str
     limit: int
+    limits: Limits = Limits()
+    executor: ExecutorConfig = ExecutorConfig()
+    escalation: Escalation = Escalation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +191,33 @@ def _check_queue(option: str, name: object, given: object) -> QueueConfig:
 
     path = f'{option}["{checked}"]'
 
-    if isinstance(given, Mapping):
-        for key in given:
-            if key != "limit":
-                raise ConfigError(f"{path}.{key}", unknown(key, ["limit"]))
+    if not isinstance(given, Mapping):
+        return QueueConfig(checked, check_whole(path, given, 1, MOST_LIMIT))
 
-        if "limit" not in given:
+    for key in given:
+        if key not in _QUEUE_KEYS:
+            raise ConfigError(f"{path}.{key}", unknown(key, _QUEUE_KEYS))
+
+    said = {key: item for key, item in given.items() if item is not None}
+    values: dict[str, Any] = {
+        key: check(f"{path}.{key}", said[key])
+        for key, check in _QUEUE_CHECKS.items()
+        if key in said
+    }
+
+    if shared := {key: said[key] for key in limits.KEYS if key in said}:
+        values["limits"] = check_limits(path, shared)
+
+    # What all nodes together may run is also the most that one of them can.
+    if "limit" not in values:
+        allowed = values["limits"].most_running if "limits" in values else None
+
+        if allowed is None:
             raise ConfigError(f"{path}.limit", "is missing; give a whole number, as 10")
 
-        return QueueConfig(checked, check_whole(f"{path}.limit", given["limit"], 1, MOST_LIMIT))
+        values["limit"] = min(allowed, MOST_LIMIT)
 
-    return QueueConfig(checked, check_whole(path, given, 1, MOST_LIMIT))
+    return QueueConfig(checked, **values)
 
 
 def _check_conninfo(option: str, value: object) -> str:
@@ -257,6 +282,14 @@ def _check_imports(option: str, value: object) -> tuple[str, ...]:
 
     return modules
 
+
+_QUEUE_CHECKS: dict[str, Check] = {
+    "limit": lambda option, value: check_whole(option, value, 1, MOST_LIMIT),
+    "executor": check_executor,
+    "escalation": check_escalation,
+}
+
+_QUEUE_KEYS = (*_QUEUE_CHECKS, *limits.KEYS)
 
 _CHECKS: dict[str, Check] = {
     "conninfo": _check_conninfo,

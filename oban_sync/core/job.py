@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar, overload
@@ -11,8 +12,25 @@ from typing import Any, Final, Generic, TypeVar, overload
 from oban_sync.core import clock, payload, recorded
 from oban_sync.core.errors import JobDecodeError
 from oban_sync.core.lease import Lease
+from oban_sync.core.unique import Unique
 
 Shape = TypeVar("Shape")
+
+#: The key of meta under which the library keeps what else it has to know of a job.
+KEPT = "oban_sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """After when a job is cancelled instead of run.
+
+    Attributes:
+        seconds: Counted from the time it was first scheduled for.
+        force: Stop it also while it runs.
+    """
+
+    seconds: float
+    force: bool = False
 
 
 class JobState(StrEnum):
@@ -117,14 +135,19 @@ class Job:
         "_cancelled",
         "_cancelled_at",
         "_completed_at",
+        "_conflict",
+        "_deadline",
         "_discarded_at",
         "_errors",
         "_generation",
         "_inserted_at",
+        "_lane",
         "_lease",
         "_meta",
         "_schedule_in",
         "_scheduled_at",
+        "_timed_out",
+        "_unique",
         "attempt",
         "attempted_by",
         "id",
@@ -180,6 +203,10 @@ class Job:
         max_attempts: int = 20,
         scheduled_at: datetime | None = None,
         schedule_in: float | None = None,
+        unique: Unique | None = None,
+        timeout: float | None = None,
+        deadline: Deadline | None = None,
+        weight: int | None = None,
     ) -> None:
         self.id = None
         self.state = (
@@ -199,6 +226,12 @@ class Job:
         self._cancelled = False
         self._args: Any = args
         self._meta: Any = meta
+        self._unique = unique
+        self._deadline = deadline
+
+        if timeout is not None or weight is not None or (deadline is not None and deadline.force):
+            self._keep(timeout=timeout, weight=weight, forced=deadline and deadline.force or None)
+
         self._errors: Any = []
         self._inserted_at: Any = None
         self._scheduled_at: Any = scheduled_at
@@ -215,14 +248,23 @@ class Job:
             f"queue={self.queue!r} attempt={self.attempt}/{self.max_attempts}>"
         )
 
+    @property
+    def conflict(self) -> bool:
+        """Whether this is a job that was there before, found in place of a new unique one."""
+        return getattr(self, "_conflict", False)
+
     def cancelled(self) -> bool:
-        """Whether somebody asked this run to stop.
+        """Whether this run was asked to stop: by somebody, or because its time is up.
 
         Heard within a second, and by the next beat at the latest. Threads cannot be stopped from
         outside, so long work looks now and then, and returns ``Cancel("...")``. A job that fails or
         snoozes after it was asked is cancelled, one that completes is completed.
         """
         return self._cancelled
+
+    def timed_out(self) -> bool:
+        """Whether this run took longer than its timeout, which is why it was asked to stop."""
+        return getattr(self, "_timed_out", False)
 
     def lease_lost(self) -> bool:
         """Whether another node may have been given this job while it runs here.
@@ -250,9 +292,31 @@ class Job:
         """Whether `disowned` was called, and `leased` not since."""
         return self._generation == -1
 
-    def ask_to_stop(self) -> None:
-        """Make `cancelled` true."""
+    def ask_to_stop(self, *, timed_out: bool = False) -> None:
+        """Make `cancelled` true, and `timed_out` where that is the reason."""
+        if timed_out:
+            self._timed_out = True
+
         self._cancelled = True
+
+    def kept(self, name: str) -> Any:
+        """What the library keeps with this job, in its meta under `KEPT`; None when nothing.
+
+        Raises:
+            JobDecodeError: The meta cannot be read.
+        """
+        # Of most jobs the meta is never parsed.
+        if type(self._meta) is str and f'"{KEPT}"' not in self._meta:
+            return None
+
+        kept = self.meta.get(KEPT)
+
+        return kept.get(name) if isinstance(kept, dict) else None
+
+    def _keep(self, **values: Any) -> None:
+        meta = dict(self.meta)
+        meta[KEPT] = {name: value for name, value in values.items() if value is not None}
+        self._meta = payload.dumps(meta)
 
     def recorded(self) -> Any:
         """The value the job recorded by returning ``Record(value)``.
@@ -281,6 +345,7 @@ class Job:
         args, meta = self._args, self._meta
         # Of a job that was stored or run already, the time is no wish but what it came to.
         scheduled_at = self.scheduled_at if self.state is JobState.SCHEDULED else None
+        deadline: Deadline | None = getattr(self, "_deadline", None)
         row = payload.dumps(
             {
                 "queue": self.queue,
@@ -289,6 +354,7 @@ class Job:
                 "priority": self.priority,
                 "max_attempts": self.max_attempts,
                 "schedule_in": self._schedule_in,
+                "deadline": None if deadline is None else deadline.seconds,
                 "scheduled_at": None if scheduled_at is None else clock.to_wire(scheduled_at),
             }
         )
@@ -326,6 +392,8 @@ class Job:
         job._schedule_in = None
         job._lease = None
         job._cancelled = False
+        job._unique = self._unique
+        job._deadline = self._deadline
 
         return job
 
@@ -386,6 +454,8 @@ class Job:
         job._schedule_in = None
         job._lease = None
         job._cancelled = False
+        job._unique = None
+        job._deadline = None
         job.state = JobState(fields.pop("state"))
         job.tags = fields.pop("tags") or []
         job.attempted_by = fields.pop("attempted_by") or []

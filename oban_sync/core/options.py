@@ -9,7 +9,8 @@ from typing import Any
 
 from oban_sync.core import backoff, payload
 from oban_sync.core.errors import InvalidJobError, shown, unknown
-from oban_sync.core.job import Job
+from oban_sync.core.job import Deadline, Job
+from oban_sync.core.unique import check_unique
 
 #: Most characters of a queue's or worker's name; the table of Oban allows no more.
 MOST_NAME_CHARACTERS = 127
@@ -19,6 +20,9 @@ MOST_TAG_CHARACTERS = 255
 
 #: smallint in tables that oban-py made.
 MOST_ATTEMPTS = 32_767
+
+#: Starts that one job may count for under a rate limit.
+MOST_WEIGHT = 1_000_000
 
 
 def check_name(option: str, value: object) -> str:
@@ -115,8 +119,39 @@ def check_scheduled_at(option: str, value: object) -> datetime:
     return value
 
 
+def check_timeout(option: str, value: object) -> float:
+    """Seconds or timedelta that a run may take, more than 0."""
+    return _positive(option, value)
+
+
+def check_deadline(option: str, value: object) -> Deadline:
+    """Seconds or timedelta, or ``{"in": seconds, "force": True}``."""
+    force = False
+
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in ("in", "force"):
+                raise InvalidJobError(f"{option}.{key}", unknown(key, ("in", "force")))
+
+        if not isinstance(force := value.get("force", False), bool):
+            raise InvalidJobError(f"{option}.force", f"{shown(force)} is neither True nor False")
+
+        if "in" not in value:
+            raise InvalidJobError(f"{option}.in", "is missing; give seconds or a timedelta")
+
+        value, option = value["in"], f"{option}.in"
+
+    return Deadline(_positive(option, value), force)
+
+
+def check_weight(option: str, value: object) -> int:
+    """How much of a queue's rate limit one start uses up."""
+    return _whole(option, value, 1, MOST_WEIGHT, f"1 to {MOST_WEIGHT:,}")
+
+
 #: Every option of a job and its check. The names are those of oban-py.
 CHECKS: Mapping[str, Callable[[str, object], Any]] = {
+    "deadline": check_deadline,
     "max_attempts": check_max_attempts,
     "meta": check_meta,
     "priority": check_priority,
@@ -125,6 +160,9 @@ CHECKS: Mapping[str, Callable[[str, object], Any]] = {
     "scheduled_at": check_scheduled_at,
     "scheduled_in": check_schedule_in,
     "tags": check_tags,
+    "timeout": check_timeout,
+    "unique": check_unique,
+    "weight": check_weight,
 }
 
 
@@ -189,6 +227,13 @@ class JobOptions:
             args="{}" if args is None else payload.encode(args, "args"),
             **self.values,
         )
+
+
+def _positive(option: str, value: object) -> float:
+    if (seconds := check_schedule_in(option, value)) <= 0:
+        raise InvalidJobError(option, f"{shown(value)} is not allowed; give seconds, more than 0")
+
+    return seconds
 
 
 def _whole(option: str, value: object, least: int, most: int, allowed: str) -> int:

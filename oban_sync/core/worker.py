@@ -1,30 +1,18 @@
-"""Workers: the decorators that make classes and functions enqueueable, and their registry.
-
-Only what was decorated in this process can run: a row names a worker, and never an import.
-"""
+"""Workers: the decorators that make classes and functions enqueueable."""
 
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import update_wrapper
-from pathlib import PurePath
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from oban_sync.core import instances
-from oban_sync.core.cron import DEFAULT_TIMEZONE, Entry
-from oban_sync.core.crontab import Line, check_cron, entries
-from oban_sync.core.errors import (
-    ConfigError,
-    InvalidJobError,
-    WorkerNotFoundError,
-    nearest,
-    shown,
-    unknown,
-)
+from oban_sync.core.crontab import check_cron
+from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.job import Job
 from oban_sync.core.options import CHECKS, JobOptions, check_name
+from oban_sync.core.registry import Registration, default_name, origin, register
 from oban_sync.core.shape import check_args, check_shape, refuse_deferred
 
 P = ParamSpec("P")
@@ -78,88 +66,6 @@ class Decorator(Protocol):
 
     @overload
     def __call__(self, cls: type, /) -> type[Worker]: ...
-
-
-class Registration:
-    """A registered worker: its name, its options, and how a job of it is run.
-
-    Attributes:
-        name: The name stored in `oban_jobs.worker`.
-        oban: Name of the Oban instance its jobs are stored by.
-        crons: When jobs of it are inserted by the clock.
-    """
-
-    __slots__ = ("backoff", "crons", "module", "name", "oban", "options", "origin", "perform")
-
-    def __init__(
-        self,
-        name: str,
-        origin: str,
-        options: JobOptions,
-        oban: str,
-        perform: Callable[[Job], Any],
-        backoff: Callable[[Job], Any] | None,
-        crons: tuple[Line, ...] = (),
-    ) -> None:
-        self.name = name
-        self.origin = origin
-        self.options = options
-        self.oban = oban
-        self.module = origin.partition(".")[0]
-        self.perform = perform
-        self.backoff = backoff
-        self.crons = crons
-
-
-_registry: dict[str, Registration] = {}
-
-
-def resolve(name: str) -> Registration:
-    """The worker registered under a name.
-
-    Raises:
-        WorkerNotFoundError: There is none in this process. Nothing is ever imported to find it.
-    """
-    try:
-        return _registry[name]
-    except KeyError:
-        raise WorkerNotFoundError(
-            f"no worker named {shown(name)} is registered in this process; import the module that "
-            "defines it before starting, or list that module in imports=."
-            f"{nearest(name, _registry)}"
-        ) from None
-
-
-def registered(oban: str | None = None) -> dict[str, str]:
-    """The registered workers by name, sorted, each with the queue it uses by default.
-
-    Args:
-        oban: Only those whose jobs are stored by this instance; any of them runs anybody's jobs.
-    """
-    return {
-        name: found.options.values.get("queue", "default")
-        for name, found in sorted(_registry.items())
-        if oban is None or found.oban == oban
-    }
-
-
-def crontab(
-    oban: str, given: Iterable[Line] = (), *, timezone: str = DEFAULT_TIMEZONE
-) -> list[Entry]:
-    """The cron entries of an Oban: those its registered workers bring, by name, and those given.
-
-    Raises:
-        ConfigError: Two have the same name, or are the same.
-        WorkerNotFoundError: One is for a worker that is not registered in this process.
-    """
-    own = [
-        (found, line)
-        for _, found in sorted(_registry.items())
-        if found.oban == oban
-        for line in found.crons
-    ]
-
-    return entries([*own, *((resolve(line.worker or ""), line) for line in given)], timezone)
 
 
 def worker(
@@ -216,14 +122,14 @@ def worker(
         backoff = (lambda job: cls().backoff(job)) if hasattr(cls, "backoff") else None
         registration = Registration(
             name or default_name(cls),
-            _origin(cls),
+            origin(cls),
             checked,
             oban,
             lambda job: cls().process(job),
             backoff,
             crons,
         )
-        _register(registration)
+        register(registration)
         given: Any = cls
         given.__oban_worker__ = registration
 
@@ -285,7 +191,7 @@ def job(
             check_args("cron.args", function, line.job.get("args", {}))
 
         wrapped.registration.crons = crons
-        _register(wrapped.registration)
+        register(wrapped.registration)
 
         return wrapped
 
@@ -304,7 +210,7 @@ class JobFunction(Generic[P, R]):
         self._conn: Any = None
         self._signature = inspect.signature(function)
         self.registration = Registration(
-            name or default_name(function), _origin(function), options, oban, self._perform, None
+            name or default_name(function), origin(function), options, oban, self._perform, None
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -408,27 +314,6 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIO
 _BY_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def default_name(target: Any) -> str:
-    """``module.qualified_name``, with the module as other processes would import it.
-
-    A script's functions live in ``__main__``, which names another module in every process; the
-    name of the file, or of the package run by ``python -m``, is stored instead.
-    """
-    module = target.__module__
-
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
-
-        if spec is not None:
-            module = spec.name.removesuffix(".__main__")
-        elif file:
-            module = PurePath(file).stem
-
-    return f"{module}.{target.__qualname__}"
-
-
 def _registration(cls: Any) -> Registration:
     registration: Registration | None = cls.__dict__.get("__oban_worker__")
 
@@ -440,31 +325,6 @@ def _registration(cls: Any) -> Registration:
         )
 
     return registration
-
-
-def _register(registration: Registration) -> None:
-    taken = _registry.get(registration.name)
-
-    # The same place again is a reload, or a cell run twice in a notebook.
-    if taken is not None and taken.origin != registration.origin:
-        if "__main__" in (taken.module, registration.module):
-            raise ConfigError(
-                "name",
-                f"{registration.name!r} was defined twice, because its file runs as a script and "
-                "is imported as a module too; move the workers into a module of their own",
-            )
-
-        raise ConfigError(
-            "name",
-            f"{registration.name!r} is the name of {taken.origin} already; give "
-            f"{registration.origin} another name=",
-        )
-
-    _registry[registration.name] = registration
-
-
-def _origin(target: Any) -> str:
-    return f"{target.__module__}.{target.__qualname__}"
 
 
 def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> JobOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -81,16 +81,24 @@ class Turn:
         refused: Outcomes that PostgreSQL takes in no form.
         left: Outcomes to be written by a later turn: too many at once, or their row is held by
             another transaction.
+        again_in: Seconds after which a limit leaves room for more; None where it does not matter.
     """
 
     jobs: list[Job]
     fenced: list[Outcome] = field(default_factory=list)
     refused: list[Outcome] = field(default_factory=list)
     left: list[Outcome] = field(default_factory=list)
+    again_in: float | None = None
 
 
 def turn(
-    db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int, *, carefully: bool = False
+    db: Db,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    demand: int,
+    *,
+    running: Collection[Job] = (),
+    carefully: bool = False,
 ) -> Turn:
     """Write outcomes and take up to `demand` jobs, all in one commit.
 
@@ -98,6 +106,7 @@ def turn(
     row or an outcome holds can stop the queue.
 
     Args:
+        running: The jobs of this producer that go on; those with outcomes are not among them.
         carefully: Write every outcome by the statement that passes over rows held by others. It is
             the slower one, and is chosen by itself when the quick one had to wait for too long.
 
@@ -120,7 +129,7 @@ def turn(
                     acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
     except (psycopg.Error, UnicodeError) as error:
         if is_busy(error) and plain:
-            return turn(db, claim, outcomes, demand, carefully=True)
+            return turn(db, claim, outcomes, demand, running=running, carefully=True)
 
         if not is_refusal(error):
             raise

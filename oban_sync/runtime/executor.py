@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from oban_sync import telemetry
-from oban_sync.core import backoff, worker
+from oban_sync.core import backoff, registry
+from oban_sync.core import worker as decorators
 from oban_sync.core.clock import from_micros
 from oban_sync.core.errors import shown
 from oban_sync.core.job import CURRENT, Job, JobState
@@ -54,7 +55,7 @@ def _run(job: Job) -> tuple[Outcome, BaseException | None]:
     registration = None
 
     try:
-        registration = worker.resolve(job.worker)
+        registration = registry.resolve(job.worker)
         result = registration.perform(job)
 
         if result is not None:
@@ -77,7 +78,7 @@ def _refuse_deferred(job: Job, result: object) -> None:
     )
 
 
-def _failure(job: Job, registration: worker.Registration | None, error: BaseException) -> Outcome:
+def _failure(job: Job, registration: registry.Registration | None, error: BaseException) -> Outcome:
     text = describe(error)
 
     if job.attempt >= job.max_attempts:
@@ -88,7 +89,7 @@ def _failure(job: Job, registration: worker.Registration | None, error: BaseExce
     return Outcome(job, JobState.RETRYABLE, error_text=text + note, schedule_in=delay)
 
 
-def _delay(job: Job, registration: worker.Registration | None) -> tuple[float, str]:
+def _delay(job: Job, registration: registry.Registration | None) -> tuple[float, str]:
     """Seconds to wait, and what to add to the error when the worker's own backoff was no help."""
     default = backoff.retry_delay(job.attempt, job.max_attempts)
 
@@ -119,7 +120,7 @@ def describe(error: BaseException) -> str:
 
 
 def _is_ours(frames: TracebackType) -> bool:
-    return frames.tb_frame.f_globals.get("__name__") in (__name__, worker.__name__)
+    return frames.tb_frame.f_globals.get("__name__") in (__name__, decorators.__name__)
 
 
 def _report(job: Job, outcome: Outcome, error: BaseException | None, started: int) -> None:

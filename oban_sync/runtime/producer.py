@@ -22,8 +22,8 @@ from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
-from oban_sync.runtime.executor import execute
 from oban_sync.runtime.loop import Loop
+from oban_sync.runtime.runner import Runner, ThreadRunner
 from oban_sync.runtime.slots import EndingError, Slots
 
 log = logging.getLogger("oban_sync.runtime")
@@ -51,13 +51,22 @@ class Producer(Loop):
     while the node's lease has ended.
     """
 
-    def __init__(self, queue: QueueConfig, db: Db, *, node: str, lease: Lease) -> None:
+    def __init__(
+        self,
+        queue: QueueConfig,
+        db: Db,
+        *,
+        node: str,
+        lease: Lease,
+        runner: Runner | None = None,
+    ) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
         self.uuid = new_identity()
         self._db = db
         self._lease = lease
         self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease)
+        self._runner = ThreadRunner() if runner is None else runner
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
         self._limit = queue.limit
         self._admitted = False
@@ -70,6 +79,7 @@ class Producer(Loop):
         self._quiet = False
         self._careful = False
         self._unsure_until = 0.0
+        self._again_at = 0.0
         self._given_up: list[ack.Key] = []
         self._drain_deadline = float("inf")
         self._flush_deadline = float("inf")
@@ -147,6 +157,9 @@ class Producer(Loop):
         """Write what finished and take what fits."""
         self._empty_mailbox()
 
+        if 0.0 < self._again_at <= time.monotonic():
+            self._again_at, self._hungry = 0.0, True
+
         if self.stopping and self._running and time.monotonic() >= self._drain_deadline:
             self._hand_back(sorted(self._running, key=lambda job: job.key))
 
@@ -164,6 +177,7 @@ class Producer(Loop):
         """Let the slots go, and say what could not be written."""
         self._db.give_back()
         self._slots.close()
+        self._runner.close()
 
         if self._running or self._outcomes:
             left = [*self._running, *(outcome.job for outcome in self._outcomes)]
@@ -183,8 +197,8 @@ class Producer(Loop):
     def _execute(self, job: Job) -> None:
         # On a slot's thread: the only thing it touches of the producer is the mailbox.
         # A job that was handed back before it began is somebody else's.
-        if not job.is_disowned:
-            self._mailbox.put(execute(job))
+        if not job.is_disowned and (outcome := self._runner.run(job)) is not None:
+            self._mailbox.put(outcome)
 
     def _turn(self, demand: int) -> None:
         self._hungry = False
@@ -196,7 +210,14 @@ class Producer(Loop):
             if self._unsure_until:
                 self._reconcile()
 
-            turn = fetch.turn(self._db, self._claim, outcomes, demand, carefully=self._careful)
+            turn = fetch.turn(
+                self._db,
+                self._claim,
+                outcomes,
+                demand,
+                running=self._running,
+                carefully=self._careful,
+            )
         except BaseException:
             # The outcomes stay, and are written by a later turn. What was taken is unknown, and
             # PostgreSQL may still be at it: it notices a lost client only when it answers.
@@ -204,6 +225,8 @@ class Producer(Loop):
             self._unsure_until = time.monotonic() + UNSURE_PERIOD
             raise
 
+        # Room under a limit of time comes by itself, and nobody will say so.
+        self._again_at = 0.0 if turn.again_in is None else time.monotonic() + turn.again_in
         self._outcomes = turn.left
         self._careful = bool(turn.left)
         self._given_up.extend(outcome.job.key for outcome in turn.refused)
@@ -267,6 +290,7 @@ class Producer(Loop):
         # Before the row is let go: no slot must begin what another node begins.
         for job in jobs:
             job.disowned()
+            self._runner.abandon(job)
 
         busy = set(ack.release(self._db, jobs, owner=self.uuid))
         back = [job for job in jobs if job not in busy]
@@ -317,6 +341,7 @@ class Producer(Loop):
         for job in self._running:
             if job.key[0] in job_ids:
                 job.ask_to_stop()
+                self._runner.cancel(job)
 
     def _suspect(self) -> None:
         self._unverified = list(self._running)
@@ -371,7 +396,7 @@ class Producer(Loop):
 
     def _pause(self) -> float | None:
         now = time.monotonic()
-        moments = [self._unsure_until]
+        moments = [self._unsure_until, self._again_at]
 
         if self.stopping:
             moments += [self._drain_deadline, self._flush_deadline]

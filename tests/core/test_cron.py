@@ -21,7 +21,7 @@ from oban_sync.core.crontab import (
     check_crontab,
     check_scheduler,
 )
-from oban_sync.core.worker import crontab
+from oban_sync.core.registry import crontab
 
 BERLIN = "Europe/Berlin"
 NEW_YORK = "America/New_York"

@@ -20,7 +20,7 @@ from oban_sync import (
     job,
     worker,
 )
-from oban_sync.core.worker import resolve
+from oban_sync.core.registry import resolve
 
 
 @worker(queue="mailers", max_attempts=5, priority=2, tags=["A ", "a", "", "B"], meta={"m": 1})

@@ -297,7 +297,7 @@ def test_the_imports_are_imported_at_the_start(make_oban, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     make_oban(imports=["imported_jobs"]).start()
 
-    from oban_sync.core.worker import resolve
+    from oban_sync.core.registry import resolve
 
     assert resolve("imported_jobs.imported")
 
