@@ -5,10 +5,9 @@ from __future__ import annotations
 import atexit
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 from psycopg_pool import ConnectionPool
 
@@ -20,63 +19,14 @@ from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
 from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
-from oban_sync.engine import callers
 from oban_sync.engine.session import Db
+from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.lifecycle import Lifecycle
 from oban_sync.runtime.roster import QueueInfo
 from oban_sync.runtime.supervisor import Supervisor
 
-Params = ParamSpec("Params")
-Result = TypeVar("Result")
-
 log = logging.getLogger("oban_sync")
-
-
-def _at_desk(
-    function: Callable[Concatenate[Oban, Params], Result],
-) -> Callable[Concatenate[Oban, Params], Result]:
-    """A method of a function that takes the Oban itself."""
-    return function
-
-
-def _on_tables(
-    function: Callable[Concatenate[Db, Params], Result],
-) -> Callable[Concatenate[Oban, Params], Result]:
-    """A method of a function that works on the tables."""
-
-    @wraps(function)
-    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        return function(self.db, *args, **kwargs)
-
-    return method
-
-
-def _on_bound(
-    function: Callable[Concatenate[Db, Params], Result],
-) -> Callable[Concatenate[Oban, Params], Result]:
-    """The same, in the transaction of the connection that is bound to the thread, if one is."""
-
-    @wraps(function)
-    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        if kwargs.get("conn") is None:
-            kwargs["conn"] = callers.bound_to(self)
-
-        return function(self.db, *args, **kwargs)
-
-    return method
-
-
-def _in_name(
-    function: Callable[Concatenate[Db, str, Params], Result],
-) -> Callable[Concatenate[Oban, Params], Result]:
-    """A method of a function that works on what belongs to an instance, by its name."""
-
-    @wraps(function)
-    def method(self: Oban, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        return function(self.db, self.name, *args, **kwargs)
-
-    return method
 
 
 class Oban:
@@ -330,47 +280,47 @@ class Oban:
 
     # Enqueueing
 
-    enqueue = _at_desk(enqueueing.enqueue)
-    enqueue_many = _at_desk(enqueueing.enqueue_many)
-    connection = _at_desk(enqueueing.connection)
-    transaction = _at_desk(enqueueing.transaction)
-    bind = _at_desk(enqueueing.bind)
+    enqueue = at_desk(enqueueing.enqueue)
+    enqueue_many = at_desk(enqueueing.enqueue_many)
+    connection = at_desk(enqueueing.connection)
+    transaction = at_desk(enqueueing.transaction)
+    bind = at_desk(enqueueing.bind)
 
     # Managing jobs
 
-    get_job = _on_bound(jobs.get_job)
-    list_jobs = _on_tables(jobs.list_jobs)
-    count_jobs = _on_tables(jobs.count_jobs)
-    cancel_job = _on_bound(jobs.cancel_job)
-    cancel_many_jobs = _on_bound(jobs.cancel_many_jobs)
-    retry_job = _on_bound(jobs.retry_job)
-    retry_many_jobs = _on_bound(jobs.retry_many_jobs)
-    delete_job = _on_bound(jobs.delete_job)
-    delete_many_jobs = _on_bound(jobs.delete_many_jobs)
-    update_job = _on_bound(jobs.update_job)
-    update_many_jobs = _on_bound(jobs.update_many_jobs)
+    get_job = on_bound(jobs.get_job)
+    list_jobs = on_tables(jobs.list_jobs)
+    count_jobs = on_tables(jobs.count_jobs)
+    cancel_job = on_bound(jobs.cancel_job)
+    cancel_many_jobs = on_bound(jobs.cancel_many_jobs)
+    retry_job = on_bound(jobs.retry_job)
+    retry_many_jobs = on_bound(jobs.retry_many_jobs)
+    delete_job = on_bound(jobs.delete_job)
+    delete_many_jobs = on_bound(jobs.delete_many_jobs)
+    update_job = on_bound(jobs.update_job)
+    update_many_jobs = on_bound(jobs.update_many_jobs)
 
     # Managing queues and nodes
 
-    pause_queue = _in_name(queues.pause_queue)
-    resume_queue = _in_name(queues.resume_queue)
-    pause_all_queues = _in_name(queues.pause_all_queues)
-    resume_all_queues = _in_name(queues.resume_all_queues)
-    start_queue = _in_name(queues.start_queue)
-    stop_queue = _in_name(queues.stop_queue)
-    scale_queue = _in_name(queues.scale_queue)
-    reset_queue = _in_name(queues.reset_queue)
-    list_nodes = _on_tables(queues.list_nodes)
+    pause_queue = in_name(queues.pause_queue)
+    resume_queue = in_name(queues.resume_queue)
+    pause_all_queues = in_name(queues.pause_all_queues)
+    resume_all_queues = in_name(queues.resume_all_queues)
+    start_queue = in_name(queues.start_queue)
+    stop_queue = in_name(queues.stop_queue)
+    scale_queue = in_name(queues.scale_queue)
+    reset_queue = in_name(queues.reset_queue)
+    list_nodes = on_tables(queues.list_nodes)
 
     # Managing cron entries
 
-    list_crons = _in_name(crons.list_crons)
-    list_cron_slots = _in_name(crons.list_cron_slots)
-    update_cron = _in_name(crons.update_cron)
-    reset_cron = _in_name(crons.reset_cron)
-    pause_cron = _in_name(crons.pause_cron)
-    resume_cron = _in_name(crons.resume_cron)
-    delete_cron = _in_name(crons.delete_cron)
+    list_crons = in_name(crons.list_crons)
+    list_cron_slots = in_name(crons.list_cron_slots)
+    update_cron = in_name(crons.update_cron)
+    reset_cron = in_name(crons.reset_cron)
+    pause_cron = in_name(crons.pause_cron)
+    resume_cron = in_name(crons.resume_cron)
+    delete_cron = in_name(crons.delete_cron)
 
     def insert_cron(self, expression: str, worker: object, **options: Any) -> Cron:
         """Make a cron entry at run time; see `control.crons.insert_cron`."""
