@@ -40,6 +40,7 @@ from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
 from oban_sync.plugins.cron import Scheduler
 from oban_sync.plugins.lifeline import Lifeline
+from oban_sync.plugins.prioritizer import Prioritizer
 from oban_sync.plugins.pruner import Pruner
 from oban_sync.plugins.reindexer import Reindexer
 from oban_sync.runtime.leader import Leader
@@ -236,6 +237,9 @@ class Assembly:
 
         if config.pruner.enabled:
             loops.append(Pruner(db, config.pruner, leads=leads))
+
+        if config.prioritizer.enabled:
+            loops.append(Prioritizer(db, config.prioritizer, leads=leads))
 
         if config.reindexer.enabled:
             name = f"oban-sync {config.name}: reindexer"

@@ -65,6 +65,8 @@ class Oban:
             max_attempts, tags, meta, timezone, catch_up, overlap, name.
         scheduler: ``{"timezone": "Etc/UTC", "catch_up_window": 86400.0}``: whose clocks entries
             mean that do not say, and for how long missed times are made up for.
+        prioritizer: True, or ``{"after": 300.0, "interval": 60.0}``: jobs that wait for that long
+            gain a step of priority, and another one every interval.
         reindexer: True, or a schedule, to rebuild the indexes of the jobs table every night.
 
     Raises:
@@ -96,6 +98,7 @@ class Oban:
         cron: Iterable[Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
         reindexer: Mapping[str, Any] | bool | None = None,
+        prioritizer: Mapping[str, Any] | bool | None = None,
         **unknown: Any,
     ) -> None:
         self._given: dict[str, Any] = {
@@ -117,6 +120,7 @@ class Oban:
             "cron": cron,
             "scheduler": scheduler,
             "reindexer": reindexer,
+            "prioritizer": prioritizer,
             **unknown,
         }
         self._config = settings.resolve(self._given)

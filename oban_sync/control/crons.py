@@ -54,8 +54,9 @@ def insert_cron(
             name need not be registered in this process, but on the nodes that run its jobs.
         entry: Its name; by default the worker's.
         timezone: Whose clocks the expression means; by default Etc/UTC.
-        options: args, queue, priority, max_attempts, tags, meta, catch_up, overlap. Where the
-            worker is registered in this process, they win over the decorator's.
+        options: args, queue, priority, max_attempts, tags, meta, unique, timeout, deadline, weight,
+            catch_up, overlap. Where the worker is registered in this process, they win over the
+            decorator's.
 
     Raises:
         ConfigError: An option is wrong, or there is an entry of that name.
@@ -79,8 +80,9 @@ def update_cron(db: Db, name: str, entry: str, /, **changes: Any) -> Cron:
     Another expression or timezone counts from now on: no earlier time of it was missed.
 
     Args:
-        changes: expression, timezone, args, queue, priority, max_attempts, tags, meta, catch_up,
-            overlap. args, tags and meta are replaced as a whole.
+        changes: expression, timezone, args, queue, priority, max_attempts, tags, meta, unique,
+            timeout, deadline, weight, catch_up, overlap. args, tags and meta are replaced as a
+            whole.
 
     Raises:
         ConfigError: A change is wrong, or there is no such entry.

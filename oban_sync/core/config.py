@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from oban_sync.core import limits, loops
+from oban_sync.core.ageing import PrioritizerConfig, check_prioritizer
 from oban_sync.core.checks import Check, check_seconds, check_whole
 from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_scheduler
@@ -73,6 +74,7 @@ class Config:
     leadership: LeadershipConfig = LeadershipConfig()
     lifeline: LifelineConfig = LifelineConfig()
     pruner: PrunerConfig = PrunerConfig()
+    prioritizer: PrioritizerConfig = PrioritizerConfig()
     reindexer: ReindexerConfig = ReindexerConfig()
     cron: tuple[Line, ...] = ()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -304,6 +306,7 @@ _CHECKS: dict[str, Check] = {
     "pool_size": lambda option, value: check_whole(option, value, 1, 1_000),
     **loops.CHECKS,
     "pruner": check_pruner,
+    "prioritizer": check_prioritizer,
     "reindexer": check_reindexer,
     "cron": check_crontab,
     "scheduler": check_scheduler,

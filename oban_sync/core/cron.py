@@ -44,8 +44,20 @@ PUNCTUAL = 60.0
 #: Most missed times of one entry that are looked at or made up for.
 MOST_TIMES = 1_000
 
-#: What an entry says of its jobs: columns of a job that JSON can hold.
-TEMPLATE = ("args", "max_attempts", "meta", "priority", "queue", "schedule_in", "tags")
+#: What an entry says of its jobs: options of a job, in a form that JSON can hold.
+TEMPLATE = (
+    "args",
+    "deadline",
+    "max_attempts",
+    "meta",
+    "priority",
+    "queue",
+    "schedule_in",
+    "tags",
+    "timeout",
+    "unique",
+    "weight",
+)
 
 _MOST_CHARACTERS = 255
 _HOUR = timedelta(hours=1)
@@ -113,7 +125,7 @@ class Entry:
         expression: When.
         timezone: Whose clocks the expression means.
         worker: The worker's name.
-        template: The columns of its jobs that are named in `TEMPLATE`.
+        template: The options of its jobs that are named in `TEMPLATE`.
         catch_up: What becomes of times that were missed: ``none``, the ``last``, or ``all`` run.
         overlap: ``skip``: not while a job of the entry is unfinished; else ``allow``.
     """
@@ -199,7 +211,8 @@ class Cron:
         timezone: Whose clocks the expression means.
         worker: The worker's name.
         args: The args of its jobs.
-        options: The other options of its jobs: queue, priority, max_attempts, tags, meta.
+        options: The other options of its jobs: queue, priority, max_attempts, tags, meta, unique,
+            timeout, deadline, weight.
         catch_up: What becomes of missed times: ``none``, ``last`` or ``all``.
         overlap: ``allow``, or ``skip`` while a job of the entry is unfinished.
         paused: Whether its times are skipped.

@@ -20,7 +20,13 @@ from oban_sync.core.cron import (
     check_timezone,
 )
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
+from oban_sync.core.job import Deadline
 from oban_sync.core.options import JobOptions, check_name
+from oban_sync.core.unique import Unique, check_unique
+
+#: Options that an entry has from its worker as they are given there. Those with a default of their
+#: own are written out, so that a row tells what its jobs will be like.
+_OF_THE_WORKER = ("deadline", "schedule_in", "unique", "weight")
 
 #: Seconds; a year of a time per minute is looked through in a blink.
 MOST_WINDOW = 366 * 86_400.0
@@ -52,7 +58,7 @@ class Line:
         timezone: Whose clocks the expression means.
         catch_up: As `Entry.catch_up`.
         overlap: As `Entry.overlap`.
-        job: What it says of its jobs: some columns of `cron.TEMPLATE`.
+        job: What it says of its jobs: some options of `cron.TEMPLATE`.
     """
 
     expression: Expression
@@ -201,14 +207,16 @@ def entry_of(
         )
 
     job = defaults.job(worker, None)
+    said = defaults.values
     template = {
         "args": {},
         "max_attempts": job.max_attempts,
-        "meta": job.meta,
+        # Not the job's, which holds what the library makes of other options.
+        "meta": payload.decode(said.get("meta", "{}")),
         "priority": job.priority,
         "queue": job.queue,
         "tags": job.tags,
-        **{key: defaults.values[key] for key in ("schedule_in",) if key in defaults.values},
+        **{key: as_json(said[key]) for key in _OF_THE_WORKER if key in said},
         **line.job,
     }
     name = line.name or worker
@@ -222,6 +230,17 @@ def entry_of(
         line.catch_up,
         line.overlap,
     )
+
+
+def as_json(value: object) -> Any:
+    """An option of a job that was checked, in a form that JSON holds and its check takes again."""
+    match value:
+        case Unique():
+            return value.as_options()
+        case Deadline():
+            return {"in": value.seconds, "force": value.force}
+        case _:
+            return value
 
 
 def _line(option: str, expression: object, worker: str | None, given: object) -> Line:
@@ -316,6 +335,12 @@ def _config_check(check: Check) -> Check:
     return checked
 
 
+def _json_check(check: Check) -> Check:
+    checked = _config_check(check)
+
+    return lambda option, value: as_json(checked(option, value))
+
+
 def _object(option: str, value: object) -> Any:
     return payload.decode(payload.encode(value, option))
 
@@ -339,6 +364,10 @@ JOB_CHECKS: dict[str, Check] = {
     "max_attempts": _config_check(options.check_max_attempts),
     "tags": _config_check(options.check_tags),
     "meta": _config_check(_object),
+    "unique": _json_check(check_unique),
+    "timeout": _config_check(options.check_timeout),
+    "deadline": _json_check(options.check_deadline),
+    "weight": _config_check(options.check_weight),
 }
 
 #: ... of an entry at run time ...

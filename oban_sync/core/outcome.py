@@ -7,7 +7,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from oban_sync.core import backoff, clock, payload, recorded
+from oban_sync.core import backoff, clock, payload, recorded, retry_after
 from oban_sync.core.errors import InvalidJobError, shown
 from oban_sync.core.job import Job, JobState
 
@@ -63,6 +63,40 @@ class Snooze:
         if self.meta is not None:
             payload.encode(self.meta, "meta")
 
+    @classmethod
+    def after(
+        cls,
+        value: object,
+        *,
+        default: float | timedelta = 60.0,
+        at_most: float | timedelta = 86_400.0,
+        meta: dict[str, Any] | None = None,
+    ) -> Snooze:
+        """A snooze for as long as a server asks for, by its Retry-After. Nothing is added to that.
+
+        Args:
+            value: The header's value (seconds, or an HTTP date by this machine's clock), the
+                headers, a response that has them, or an exception that has a response, as those of
+                requests, httpx and urllib do.
+            default: How long where there is none, or one that cannot be read.
+            at_most: The longest, whatever the server asks for; a day by default.
+            meta: As for `Snooze`.
+
+        Raises:
+            ValueError: `default` or `at_most` is no delay.
+
+        Example:
+            >>> Snooze.after("120").seconds
+            120.0
+            >>> Snooze.after({"Retry-After": "soon"}, default=30).seconds
+            30.0
+        """
+        longest = backoff.seconds(at_most)
+        usual = backoff.seconds(default)
+        asked = retry_after.seconds_of(value)
+
+        return cls(usual if asked is None else min(asked, longest), meta)
+
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
@@ -97,9 +131,22 @@ class Outcome:
         state: The state to write.
         plain: Nothing but ``completed`` is to be written, so the fast statement does.
         error: The failure to raise again where a caller runs jobs inline.
+        error_type: The name of the failure's class, for telemetry; None where nothing was raised.
+        error_message: What it says.
     """
 
-    __slots__ = ("error", "error_text", "job", "meta", "plain", "schedule_in", "spent", "state")
+    __slots__ = (
+        "error",
+        "error_message",
+        "error_text",
+        "error_type",
+        "job",
+        "meta",
+        "plain",
+        "schedule_in",
+        "spent",
+        "state",
+    )
 
     def __init__(
         self,
@@ -117,6 +164,8 @@ class Outcome:
         self.meta = meta
         self.error = error
         self.error_text = error_text
+        self.error_type: str | None = None
+        self.error_message: str | None = None
         self.schedule_in = schedule_in
         self.spent = spent
         self.plain = state is JobState.COMPLETED and meta is None

@@ -15,6 +15,7 @@ from oban_sync.core.crontab import Line, entries
 from oban_sync.core.errors import ConfigError, WorkerNotFoundError, nearest, shown
 from oban_sync.core.job import Job
 from oban_sync.core.options import JobOptions
+from oban_sync.core.outcome import Outcome
 
 
 class Registration:
@@ -23,10 +24,28 @@ class Registration:
     Attributes:
         name: The name stored in `oban_jobs.worker`.
         oban: Name of the Oban instance its jobs are stored by.
+        options: The defaults of its jobs.
+        perform: Runs one job of it on the calling thread.
+        backoff: Gives the seconds until a failed job is tried again; None for the usual ones.
+        timeout: Gives the seconds that a run of a job may take, or None for any; what was stored
+            with the job wins over it. None where the worker says nothing.
+        policy: Gives what a failure comes to, from the job, the error and its text; or None where
+            it is a failure like any other. May raise, since it calls the application's code.
         crons: When jobs of it are inserted by the clock.
     """
 
-    __slots__ = ("backoff", "crons", "module", "name", "oban", "options", "origin", "perform")
+    __slots__ = (
+        "backoff",
+        "crons",
+        "module",
+        "name",
+        "oban",
+        "options",
+        "origin",
+        "perform",
+        "policy",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -37,6 +56,9 @@ class Registration:
         perform: Callable[[Job], Any],
         backoff: Callable[[Job], Any] | None,
         crons: tuple[Line, ...] = (),
+        *,
+        timeout: Callable[[Job], object] | None = None,
+        policy: Callable[[Job, BaseException, str], Outcome | None] | None = None,
     ) -> None:
         self.name = name
         self.origin = origin
@@ -46,6 +68,8 @@ class Registration:
         self.perform = perform
         self.backoff = backoff
         self.crons = crons
+        self.timeout = timeout
+        self.policy = policy
 
 
 _registry: dict[str, Registration] = {}

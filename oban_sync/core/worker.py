@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from oban_sync.core import instances
 from oban_sync.core.crontab import check_cron
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.job import Job
-from oban_sync.core.options import CHECKS, JobOptions, check_name
+from oban_sync.core.options import CHECKS, JobOptions, check_name, check_timeout
+from oban_sync.core.outcome import Outcome
+from oban_sync.core.policy import Policy
 from oban_sync.core.registry import Registration, default_name, origin, register
 from oban_sync.core.shape import check_args, check_shape, refuse_deferred
 
@@ -34,7 +36,8 @@ class Worker:
         Args:
             args: What the worker works on: JSON, an object with string keys.
             options: queue, priority, max_attempts, tags, meta, schedule_in (seconds or timedelta;
-                also as scheduled_in), scheduled_at (aware datetime). They win over the decorator's.
+                also as scheduled_in), scheduled_at (aware datetime), unique, timeout, deadline,
+                weight. They win over the decorator's.
 
         Raises:
             InvalidJobError: Names the field, the path inside it, and what is allowed.
@@ -75,6 +78,10 @@ def worker(
     name: str | None = None,
     oban: str = "Oban",
     cron: object = None,
+    timeout: object = None,
+    retry_on: object = None,
+    discard_on: object = None,
+    snooze_on: object = None,
     **options: Any,
 ) -> Decorator:
     """Make a class with a `process` method a worker.
@@ -83,6 +90,12 @@ def worker(
     queue's threads, and `process(job)` is called. What it returns completes the job, except
     `Record`, `Snooze`, `Cancel` and `Discard`; an exception fails it, and it is retried after
     `backoff(job)` seconds (or a timedelta), or 15 + 2^attempt seconds where the class has none.
+    A method `timeout(job)` gives the seconds that a run may take, or None for any.
+
+    What becomes of an exception can be told by its class; of several, the one nearest to the
+    exception's own counts. Each option takes a class, a list of them, or a mapping of classes to
+    seconds (or a timedelta, or a function of the job and the error). `retry_on` alone has all
+    others discarded; with `discard_on`, those that neither names are retried.
 
     Args:
         name: Stored in the job's row; by default the module and qualified name of the class. Give
@@ -91,8 +104,14 @@ def worker(
         cron: When to insert a job by the clock: ``"0 9 * * MON-FRI"``, ``{"expr": ..., "timezone":
             ..., "catch_up": "none" | "last" | "all", "overlap": "allow" | "skip", "name": ...,
             "args": {...}}``, or a list of these.
-        options: queue, priority, max_attempts, tags, meta, schedule_in, scheduled_at: defaults for
-            every job.
+        timeout: Seconds or timedelta that a run may take. Not stored with the jobs: those that wait
+            follow the code. The method wins over it, and what `enqueue` says over both.
+        retry_on: Exceptions that are retried, after their delay; None is the usual one.
+        discard_on: Exceptions that a job is given up for at once.
+        snooze_on: Exceptions that put the job off without spending the attempt, up to 1,000 times;
+            for as long as their Retry-After says (see `Snooze.after`) where no delay is given.
+        options: queue, priority, max_attempts, tags, meta, schedule_in, scheduled_at, unique,
+            deadline, weight: defaults for every job.
 
     Raises:
         ConfigError: An option is wrong, `process` is missing or async, or the name is taken.
@@ -104,7 +123,8 @@ def worker(
         ...         print("to", job.args["to"])
     """
     _refuse_bare("worker", without_parentheses)
-    checked = _definition(name, oban, options)
+    policy = Policy.checked(retry_on=retry_on, discard_on=discard_on, snooze_on=snooze_on)
+    defined = _definition(name, oban, timeout, policy, options)
     crons = () if cron is None else check_cron("cron", cron)
 
     def decorate(cls: Any) -> Any:
@@ -123,11 +143,13 @@ def worker(
         registration = Registration(
             name or default_name(cls),
             origin(cls),
-            checked,
+            defined.options,
             oban,
             lambda job: cls().process(job),
             backoff,
             crons,
+            timeout=_timeout_of(cls) or defined.timeout,
+            policy=defined.policy,
         )
         register(registration)
         given: Any = cls
@@ -149,6 +171,10 @@ def job(
     name: str | None = None,
     oban: str = "Oban",
     cron: object = None,
+    timeout: object = None,
+    retry_on: object = None,
+    discard_on: object = None,
+    snooze_on: object = None,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
     """Make a function enqueueable; calling it stays an ordinary call.
@@ -160,6 +186,10 @@ def job(
         name: As for `@worker`.
         oban: As for `@worker`.
         cron: As for `@worker`; args by parameter name.
+        timeout: As for `@worker`.
+        retry_on: As for `@worker`.
+        discard_on: As for `@worker`.
+        snooze_on: As for `@worker`.
         options: As for `@worker`.
 
     Raises:
@@ -175,7 +205,8 @@ def job(
         {'a': 1, 'b': 2}
     """
     _refuse_bare("job", without_parentheses)
-    checked = _definition(name, oban, options)
+    policy = Policy.checked(retry_on=retry_on, discard_on=discard_on, snooze_on=snooze_on)
+    defined = _definition(name, oban, timeout, policy, options)
     crons = () if cron is None else check_cron("cron", cron)
 
     def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
@@ -185,12 +216,14 @@ def job(
             )
 
         refuse_deferred(function, getattr(function, "__qualname__", shown(function)))
-        wrapped: JobFunction[P, R] = JobFunction(function, checked, oban, name)
+        wrapped: JobFunction[P, R] = JobFunction(function, defined.options, oban, name)
 
         for line in crons:
             check_args("cron.args", function, line.job.get("args", {}))
 
         wrapped.registration.crons = crons
+        wrapped.registration.timeout = defined.timeout
+        wrapped.registration.policy = defined.policy
         register(wrapped.registration)
 
         return wrapped
@@ -313,6 +346,9 @@ class JobFunction(Generic[P, R]):
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 _BY_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
+#: What decorators take beside the options of jobs.
+_OF_DECORATORS = ("cron", "discard_on", "name", "oban", "retry_on", "snooze_on")
+
 
 def _registration(cls: Any) -> Registration:
     registration: Registration | None = cls.__dict__.get("__oban_worker__")
@@ -327,7 +363,19 @@ def _registration(cls: Any) -> Registration:
     return registration
 
 
-def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> JobOptions:
+class _Definition(NamedTuple):
+    options: JobOptions
+    timeout: Callable[[Job], object] | None
+    policy: Callable[[Job, BaseException, str], Outcome | None] | None
+
+
+def _definition(
+    name: str | None,
+    oban: str,
+    timeout: object,
+    policy: Policy | None,
+    options: Mapping[str, object],
+) -> _Definition:
     if name is not None:
         check_name("name", name)
 
@@ -336,9 +384,34 @@ def _definition(name: str | None, oban: str, options: Mapping[str, object]) -> J
 
     for option in options:
         if option not in CHECKS:
-            raise ConfigError(option, unknown(option, [*CHECKS, "cron", "name", "oban"]))
+            raise ConfigError(option, unknown(option, [*CHECKS, *_OF_DECORATORS]))
 
-    return JobOptions.checked(options)
+    seconds = None if timeout is None else check_timeout("timeout", timeout)
+
+    return _Definition(
+        JobOptions.checked(options),
+        None if seconds is None else lambda job: seconds,
+        None if policy is None else policy.outcome,
+    )
+
+
+def _timeout_of(cls: Any) -> Callable[[Job], object] | None:
+    method = getattr(cls, "timeout", None)
+
+    if method is None:
+        return None
+
+    if not callable(method):
+        raise ConfigError(
+            "timeout",
+            f"{cls.__qualname__}.timeout is {shown(method)} and not a method timeout(self, job); "
+            "give @worker(timeout=...) for all jobs, or name it otherwise",
+        )
+
+    if inspect.iscoroutinefunction(method):
+        raise ConfigError("timeout", f"{cls.__qualname__}.timeout is async; make it a method")
+
+    return lambda job: cls().timeout(job)
 
 
 def _refuse_bare(decorator: str, target: object) -> None:

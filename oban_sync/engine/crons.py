@@ -185,6 +185,8 @@ def settle(
 ) -> Settled | None:
     """Insert the job of one time of an entry, or write why there is none. Needs a transaction.
 
+    A unique job that is there already is a reason, too.
+
     The entry's row is locked, so that a pause holds from the moment it is committed, and so that
     two nodes which both believe to lead see each other's jobs.
 
@@ -258,6 +260,9 @@ def _inserted(tx: Tx, entry: str, job: Job, late: float) -> Settled:
         log.error("cron entry %s: PostgreSQL refuses its job: %s", entry, reason(error))
 
         return Settled("skipped", reason=_short(f"the job was refused: {reason(error)}"))
+
+    if stored.conflict:
+        return Settled("skipped", reason=f"unique: job {stored.id} is {stored.state}")
 
     return Settled("inserted", stored, f"late by {late:.0f} s" if late >= LATE else None)
 

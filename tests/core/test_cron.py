@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -680,6 +681,92 @@ def test_a_worker_whose_jobs_have_one_time_cannot_be_periodic():
     [later] = crontab("an oban", check_crontab("cron", [("@daily", Later)]))
     assert later.template["schedule_in"] == 5.0
     assert later.job_at(NOW).state == "scheduled"
+
+
+def test_what_the_worker_says_of_its_jobs_holds_for_those_of_its_entry():
+    @worker(
+        name="tests.cron.Said",
+        deadline={"in": timedelta(hours=1), "force": True},
+        weight=3,
+        unique={"period": 60, "fields": ["worker"]},
+        timeout=5,
+        meta={"m": 1},
+    )
+    class Said:
+        def process(self, job):
+            return None
+
+    [line] = crontab("an oban", check_crontab("cron", [("@daily", Said)]))
+    stored = json.loads(json.dumps(line.template))
+    made = Entry(line.name, line.expression, BERLIN, line.worker, stored).job_at(NOW)
+    own = Said.new()
+
+    # Not in each job, so that those that wait follow the code.
+    assert "timeout" not in stored
+    assert stored["meta"] == {"m": 1}
+    assert stored["deadline"] == {"in": 3600.0, "force": True}
+    assert (made.kept("weight"), made.kept("forced"), made.kept("timeout")) == (3, True, None)
+    assert (made._deadline, made._unique) == (own._deadline, own._unique)
+
+
+def test_an_entry_may_say_other_things_of_its_jobs_than_the_worker():
+    @worker(name="tests.cron.Unsaid", weight=3, deadline=5, unique={"period": 60})
+    class Unsaid:
+        def process(self, job):
+            return None
+
+    said = {
+        "timeout": timedelta(minutes=1),
+        "deadline": 60,
+        "weight": 7,
+        "unique": {"period": "forever", "fields": ["worker"]},
+    }
+    [line] = crontab("an oban", check_crontab("cron", [("@daily", Unsaid, said)]))
+    stored = json.loads(json.dumps(line.template))
+    made = Entry(line.name, line.expression, BERLIN, line.worker, stored).job_at(NOW)
+
+    assert (stored["timeout"], stored["weight"]) == (60.0, 7)
+    assert stored["deadline"] == {"in": 60.0, "force": False}
+    assert (made.kept("timeout"), made.kept("weight")) == (60.0, 7)
+    assert made._unique == Unsaid.new(unique=said["unique"])._unique
+
+
+def test_what_people_change_of_an_entry_wins():
+    changes = check_changes("cron", {"timeout": 9, "weight": 2, "deadline": 3}, CHANGES)
+    columns = {
+        "expression": "@daily",
+        "timezone": BERLIN,
+        "worker": "W",
+        "catch_up": "last",
+        "overlap": "allow",
+    }
+    edited = json.loads(json.dumps(changes))
+    made = Entry.read("e", columns, {"timeout": 5.0, "weight": 1}, edited).job_at(NOW)
+
+    assert (made.kept("timeout"), made.kept("weight")) == (9.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("timeout", 0, "more than 0"),
+        ("timeout", "5", "not a delay"),
+        ("weight", 0, "1 to"),
+        ("deadline", {"inn": 5}, "Did you mean 'in'?"),
+        ("deadline", -1, "not a delay"),
+        ("unique", {"periood": 5}, "Did you mean 'period'?"),
+    ],
+)
+def test_a_wrong_option_of_an_entrys_jobs_is_refused_with_its_place(option, value, words):
+    for check in (
+        lambda: check_cron("cron", {"expr": "@daily", option: value}),
+        lambda: check_changes("cron", {option: value}, CHANGES),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check()
+
+        assert caught.value.option.startswith(f"cron.{option}")
+        assert words in str(caught.value)
 
 
 def test_changes_are_checked_and_hold_only_json():

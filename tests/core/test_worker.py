@@ -20,6 +20,7 @@ from oban_sync import (
     job,
     worker,
 )
+from oban_sync.core.job import Deadline
 from oban_sync.core.registry import resolve
 
 
@@ -329,3 +330,93 @@ def test_workers_of_a_script_are_named_as_other_processes_import_them(tmp_path, 
     )
 
     assert done.stdout.strip() == ("jobs.pack" if how == "file" else "shop.jobs.pack")
+
+
+def test_a_timeout_of_the_decorator_stays_with_the_worker_and_that_of_a_job_with_the_job():
+    @worker(name="timed", timeout=timedelta(minutes=1))
+    class Timed:
+        def process(self, job):
+            return None
+
+    @job(name="timed-function", timeout=5)
+    def timed():
+        return None
+
+    made = Timed.new()
+
+    assert resolve("timed").timeout(made) == 60.0
+    assert resolve("timed-function").timeout(timed.new()) == 5.0
+    assert (made.kept("timeout"), made.meta) == (None, {})
+    assert Timed.new(timeout=3).kept("timeout") == 3.0
+    assert timed.options(timeout=3).new().kept("timeout") == 3.0
+
+
+def test_a_method_wins_over_the_timeout_of_the_decorator():
+    @worker(name="timed-by-method", timeout=60)
+    class Timed:
+        def process(self, job):
+            return None
+
+        def timeout(self, job):
+            return job.args["seconds"]
+
+    assert resolve("timed-by-method").timeout(Timed.new({"seconds": 7})) == 7
+
+
+def test_without_a_timeout_there_is_none():
+    assert resolve(Mailer.new().worker).timeout is None
+
+
+@pytest.mark.parametrize("given", [0, -1, "5", True, float("nan"), float("inf")], ids=repr)
+def test_a_wrong_timeout_is_refused_at_definition_and_at_new(given):
+    for make in (
+        lambda: worker(timeout=given),
+        lambda: job(timeout=given),
+        lambda: Mailer.new(timeout=given),
+    ):
+        with pytest.raises(ConfigError, match="timeout"):
+            make()
+
+
+def test_a_timeout_that_is_no_method_is_refused():
+    with pytest.raises(ConfigError, match=r"timeout is 5 and not a method timeout\(self, job\)"):
+
+        @worker(name="timed-wrongly")
+        class Timed:
+            timeout = 5
+
+            def process(self, job):
+                return None
+
+    with pytest.raises(ConfigError, match="timeout is async"):
+
+        @worker(name="timed-wrongly")
+        class Waiting:
+            async def timeout(self, job):
+                return 5
+
+            def process(self, job):
+                return None
+
+
+def test_deadline_and_weight_of_the_decorator_are_those_of_every_job():
+    @worker(name="bounded", deadline=60, weight=3)
+    class Bounded:
+        def process(self, job):
+            return None
+
+    plain, other = Bounded.new(), Bounded.new(deadline={"in": 5, "force": True}, weight=1)
+
+    assert plain._deadline == Deadline(60.0)
+    assert (plain.kept("weight"), plain.kept("forced")) == (3, None)
+    assert other._deadline == Deadline(5.0, force=True)
+    assert (other.kept("weight"), other.kept("forced")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [({"retry_onn": ValueError}, "retry_on"), ({"discard": ValueError}, "discard_on")],
+)
+def test_a_misspelt_option_of_a_decorator_is_told_with_the_nearest(options, meant):
+    with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
+        worker(**options)

@@ -25,6 +25,7 @@ EVENTS = (
     "oban.notifier.deaf",
     "oban.notifier.junk",
     "oban.notifier.lost",
+    "oban.prioritizer.prioritize.stop",
     "oban.producer.release",
     "oban.producer.turn",
     "oban.pruner.prune.stop",
