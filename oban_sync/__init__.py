@@ -7,9 +7,12 @@ from oban_sync.core.errors import (
     DatabaseUnavailableError,
     EmbeddedServerError,
     InvalidJobError,
+    JobCrashedError,
     JobDecodeError,
     JobError,
+    JobInterrupt,
     JobNotFoundError,
+    JobTimeoutError,
     NotRunningError,
     ObanError,
     SchemaError,
@@ -18,6 +21,7 @@ from oban_sync.core.errors import (
 from oban_sync.core.job import Job, JobState, current_job
 from oban_sync.core.outcome import Cancel, Discard, Record, Snooze
 from oban_sync.core.worker import JobFunction, Worker, job, worker
+from oban_sync.engine.cancelling import cancellable
 from oban_sync.engine.orders import NodeInfo, NodeQueue
 from oban_sync.oban import Oban
 from oban_sync.runtime.roster import QueueInfo
@@ -34,11 +38,14 @@ __all__ = [
     "EmbeddedServerError",
     "InvalidJobError",
     "Job",
+    "JobCrashedError",
     "JobDecodeError",
     "JobError",
     "JobFunction",
+    "JobInterrupt",
     "JobNotFoundError",
     "JobState",
+    "JobTimeoutError",
     "NodeInfo",
     "NodeQueue",
     "NotRunningError",
@@ -50,6 +57,7 @@ __all__ = [
     "Snooze",
     "Worker",
     "WorkerNotFoundError",
+    "cancellable",
     "current_job",
     "job",
     "schema",

@@ -46,6 +46,7 @@ from oban_sync.plugins.reindexer import Reindexer
 from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
+from oban_sync.runtime.processes import ProcessRunner
 from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.refresher import Refresher
 from oban_sync.runtime.roster import Roster
@@ -71,8 +72,9 @@ class Assembly:
     loops' pool (1 to 5), and one each for the notifier, the refresher and the leader.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, client: Callable[..., object] | None = None) -> None:
         self.config = config
+        self._client = client
         self._server: Server | None = None
         self._installed = False
         self._pooled = False
@@ -219,7 +221,11 @@ class Assembly:
             keeping.discard(queue.name)
 
             return Producer(
-                queue, kind(pool, config.prefix, timeout=2.0), node=self.node, lease=lease
+                queue,
+                kind(pool, config.prefix, timeout=2.0),
+                node=self.node,
+                lease=lease,
+                runner=self._runner(queue, conninfo),
             )
 
         return pool, Roster(
@@ -229,6 +235,21 @@ class Assembly:
             node=self.node,
             grace=config.shutdown_grace_period,
         )
+
+    def _runner(self, queue: QueueConfig, conninfo: str) -> ProcessRunner | None:
+        """What runs a queue's jobs, unless that is the slots' own threads."""
+        if queue.executor.kind != "process":
+            return None
+
+        config = self.config
+        client = None
+
+        if self._client is not None:
+            client = partial(
+                self._client, conninfo=conninfo, name=config.name, prefix=config.prefix
+            )
+
+        return ProcessRunner(queue, oban=config.name, client=client, imports=config.imports)
 
     def _housekeeping(self, db: Db, conninfo: str, leads: Callable[[], bool]) -> list[Loop]:
         """The duties that can be turned off."""

@@ -23,6 +23,7 @@ from oban_sync.engine.session import Db
 from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.lifecycle import Lifecycle
+from oban_sync.runtime.processes import refuse_within_child
 from oban_sync.runtime.roster import QueueInfo
 from oban_sync.runtime.supervisor import Supervisor
 
@@ -124,7 +125,7 @@ class Oban:
             **unknown,
         }
         self._config = settings.resolve(self._given)
-        self._assembly = Assembly(self._config)
+        self._assembly = Assembly(self._config, client=Oban)
         self._lifecycle = Lifecycle()
         self._stopped = False
         instances.put(self._config.name, self)
@@ -152,7 +153,7 @@ class Oban:
 
         config = settings.resolve(given)
         self._assembly.close()
-        self._given, self._config, self._assembly = given, config, Assembly(config)
+        self._given, self._config, self._assembly = given, config, Assembly(config, client=Oban)
         instances.put(config.name, self)
 
         return self
@@ -366,7 +367,8 @@ class Oban:
 
         Made for tests: nothing is left running when it returns. Only committed jobs are seen. No
         node stands behind it: a job that takes longer than the lifeline's `rescue_after` may be
-        started by one that runs.
+        started by one that runs. Limits of the queue do not count, nor do timeouts and forced
+        deadlines: the caller's thread cannot be given up.
 
         Args:
             queue: The queue's name.
@@ -408,6 +410,7 @@ class Oban:
 
     def _build(self) -> Supervisor | None:
         self._stopped = False
+        refuse_within_child(self._config.queues)
 
         for module in self._config.imports:
             _imported(module)

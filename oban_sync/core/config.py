@@ -210,6 +210,9 @@ def _check_queue(option: str, name: object, given: object) -> QueueConfig:
     if shared := {key: said[key] for key in limits.KEYS if key in said}:
         values["limits"] = check_limits(path, shared)
 
+    if "escalation" in values and "executor" in values and values["executor"].kind == "process":
+        raise ConfigError(f"{path}.escalation", "is for threads; a process is killed at once")
+
     # What all nodes together may run is also the most that one of them can.
     if "limit" not in values:
         allowed = values["limits"].most_running if "limits" in values else None

@@ -10,7 +10,13 @@ ObanError
 ├── DatabaseUnavailableError         PostgreSQL could not be reached
 ├── EmbeddedServerError              the private PostgreSQL could not be found, started or stopped
 └── JobError                         a job went wrong in a way the library itself decides
-    └── JobDecodeError               a row holds something that is not a job's args or meta
+    ├── JobDecodeError               a row holds something that is not a job's args or meta
+    ├── JobTimeoutError              a run took longer than it may
+    └── JobCrashedError              the process that ran a job ended under it
+
+And one that is none, because only its own thread may meet it:
+
+JobInterrupt(BaseException)          the time of the job on this thread is up
 """
 
 from __future__ import annotations
@@ -80,6 +86,25 @@ class JobError(ObanError):
 
 class JobDecodeError(JobError):
     """A row holds something that cannot be read as a job's field."""
+
+
+class JobTimeoutError(JobError):
+    """A run took longer than its timeout, or than its forced deadline."""
+
+
+class JobCrashedError(JobError):
+    """The process that ran a job ended under it: killed, out of memory, or by a crash."""
+
+
+class JobInterrupt(BaseException):
+    """Raised in a job's thread when its time is up and it did not stop by itself.
+
+    It may come between any two steps of the job's code. No `Exception`, so that a loop that tries
+    everything again does not catch it. Let it pass; a `finally` block is the place to tidy up.
+    """
+
+    def __str__(self) -> str:
+        return "the time of this job is up"
 
 
 def shown(value: object, *, most: int = 80) -> str:

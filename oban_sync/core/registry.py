@@ -72,6 +72,9 @@ class Registration:
         self.policy = policy
 
 
+#: What a script's own module is called, and what the same is called in a child process.
+MAIN = ("__main__", "__mp_main__")
+
 _registry: dict[str, Registration] = {}
 
 
@@ -131,8 +134,8 @@ def default_name(target: Any) -> str:
     """
     module = target.__module__
 
-    if module == "__main__":
-        main = sys.modules["__main__"]
+    if module in MAIN:
+        main = sys.modules[module]
         spec = getattr(main, "__spec__", None)
         file = getattr(main, "__file__", None)
 
@@ -154,7 +157,7 @@ def register(registration: Registration) -> None:
 
     # The same place again is a reload, or a cell run twice in a notebook.
     if taken is not None and taken.origin != registration.origin:
-        if "__main__" in (taken.module, registration.module):
+        if taken.module in MAIN or registration.module in MAIN:
             raise ConfigError(
                 "name",
                 f"{registration.name!r} was defined twice, because its file runs as a script and "

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
+from oban_sync.engine import cancelling
 from oban_sync.engine.session import cursor_on, translate
 from oban_sync.engine.statements import positional
 
@@ -43,7 +44,10 @@ def run_on(conn: Any, name: str, schema: str, /, **params: object) -> list[tuple
     text, order = positional(name, schema)
 
     try:
-        return runner(conn)(text, [params[key] for key in order])
+        run = runner(conn)
+
+        with cancelling.known(conn):
+            return run(text, [params[key] for key in order])
     except (ConfigError, NotRunningError):
         raise
     except Exception as error:
@@ -215,13 +219,17 @@ _bound: ContextVar[tuple[_Binding, ...]] = ContextVar("oban_sync_bound", default
 
 
 @contextmanager
-def bound(owner: object, conn: Any) -> Iterator[None]:
-    """Make a connection the one that enqueues of this owner go through, on this thread."""
+def bound(owner: object, conn: Any, *, ours: bool = False) -> Iterator[None]:
+    """Make a connection the one that enqueues of this owner go through, on this thread.
+
+    In a job whose time is up, what runs on it is cancelled; see `cancelling.known` for `ours`.
+    """
     binding = _Binding(owner, get_ident(), conn)
     token = _bound.set((*_bound.get(), binding))
 
     try:
-        yield
+        with cancelling.known(conn, ours=ours):
+            yield
     finally:
         binding.owner = binding.conn = None
         _bound.reset(token)

@@ -19,7 +19,7 @@ from psycopg.rows import RowFactory, class_row, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
-from oban_sync.engine import wire
+from oban_sync.engine import cancelling, wire
 from oban_sync.engine.statements import numbered, statement
 
 Row = TypeVar("Row")
@@ -126,10 +126,12 @@ class Db:
             SchemaError: A table is missing.
         """
         with (
+            cancelling.shielded(),
             self._explained(),
             translated(self.schema),
             self._pool.connection(self._timeout) as conn,
             _discarded_if_useless(conn),
+            cancelling.known(conn, ours=True),
         ):
             yield Tx(conn, self.schema)
 
@@ -149,15 +151,18 @@ class Db:
         Raises:
             DatabaseUnavailableError: There is no connection to be had.
         """
-        with self._explained(), translated():
-            conn = self._pool.getconn(self._timeout)
-
-        try:
+        with (
+            cancelling.taken(self._take, self._pool.putconn) as conn,
             # Commits or rolls back what the pool's owner may have set to be no autocommit.
-            with conn.transaction() if not conn.autocommit else nullcontext():
-                yield conn
-        finally:
-            self._pool.putconn(conn)
+            conn.transaction() if not conn.autocommit else nullcontext(),
+        ):
+            yield conn
+
+    def _take(self) -> psycopg.Connection[Any]:
+        with self._explained(), translated():
+            conn: psycopg.Connection[Any] = self._pool.getconn(self._timeout)
+
+            return conn
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 from oban_sync.core.config import new_identity
 from oban_sync.core.errors import ObanError
 from oban_sync.core.job import Job, JobState
 from oban_sync.engine import ack, fetch, upkeep
 from oban_sync.engine.session import Db
-from oban_sync.runtime.executor import execute
+from oban_sync.runtime.executor import execute, perform
 
 _COUNTED = (
     JobState.CANCELLED,
@@ -71,7 +72,7 @@ def _refuse_endless(job: Job, state: str, snoozed: Counter[int | None]) -> None:
 
 
 def _run(db: Db, claim: fetch.Claim, job: Job, *, with_safety: bool) -> str:
-    outcome = execute(job, keep_error=True)
+    outcome = execute(job, perform=partial(perform, keep_error=True))
     fetch.turn(db, claim, [outcome], 0)
     error, outcome.error = outcome.error, None
 

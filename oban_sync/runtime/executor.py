@@ -6,22 +6,56 @@ import inspect
 import logging
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 from oban_sync import telemetry
 from oban_sync.core import backoff, registry
 from oban_sync.core import worker as decorators
 from oban_sync.core.clock import from_micros
-from oban_sync.core.errors import shown
+from oban_sync.core.errors import (
+    JobDecodeError,
+    JobError,
+    JobTimeoutError,
+    WorkerNotFoundError,
+    shown,
+)
 from oban_sync.core.job import CURRENT, Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
 
 log = logging.getLogger("oban_sync.runtime")
 
 
-def execute(job: Job, *, keep_error: bool = False) -> Outcome:
-    """Run a job on this thread and tell what it came to; never raises.
+#: Has a job run, and gives None where what it came to is told by another way.
+Perform = Callable[[Job], Outcome | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How long a run may take.
+
+    Attributes:
+        seconds: From its start.
+        forced: By a deadline, after which the job is of no use; else by a timeout.
+    """
+
+    seconds: float
+    forced: bool = False
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with a run that takes longer."""
+        if self.forced:
+            return "its deadline, which is forced, came while it ran"
+
+        return f"it ran for longer than its timeout of {self.seconds:g} s"
+
+
+def perform(job: Job, *, keep_error: bool = False) -> Outcome:
+    """Run a job on this thread and tell what it came to, but nobody else; never raises.
 
     Whatever `process` raises is a failure, SystemExit and KeyboardInterrupt too: a job must not end
     the thread of the next one.
@@ -31,39 +65,183 @@ def execute(job: Job, *, keep_error: bool = False) -> Outcome:
         keep_error: Keep the exception in `Outcome.error`, for callers that raise it again.
     """
     token = CURRENT.set(job)
+
+    try:
+        return of_result(job, attempt(job))
+    except BaseException as error:
+        outcome = failed(job, error)
+
+        if keep_error:
+            outcome.error = error
+
+        return outcome
+    finally:
+        CURRENT.reset(token)
+
+
+@overload
+def execute(job: Job, *, perform: Callable[[Job], Outcome] = ...) -> Outcome:
+    """Where `perform` always tells what came of it."""
+
+
+@overload
+def execute(job: Job, *, perform: Perform) -> Outcome | None:
+    """Where it may be told by another way."""
+
+
+def execute(job: Job, *, perform: Perform = perform) -> Outcome | None:
+    """Have a job run, tell telemetry, and tell what it came to; never raises.
+
+    One whose deadline had passed when it was started is cancelled instead.
+
+    Args:
+        job: A job taken from its queue.
+        perform: Runs it, and gives None where what it came to is told by another way.
+    """
+    token = CURRENT.set(job)
     started = time.monotonic_ns()
 
     try:
         if telemetry.listened("oban.job.start"):
             telemetry.emit("oban.job.start", {"job": job, "monotonic_time": started})
 
-        outcome, error = _run(job)
-        _report(job, outcome, error, started)
+        outcome = overdue(job) or perform(job)
+
+        if outcome is not None:
+            report(job, outcome, started)
     except BaseException as trouble:
         # A telemetry handler that ends the interpreter must not lose the job's outcome.
-        outcome, error = _failure(job, None, trouble), trouble
+        outcome = failed(job, trouble)
+        outcome.error = trouble
     finally:
         CURRENT.reset(token)
-
-    if keep_error:
-        outcome.error = error
 
     return outcome
 
 
-def _run(job: Job) -> tuple[Outcome, BaseException | None]:
-    registration = None
+def refuse(reason: str, job: Job) -> Outcome:
+    """What a job comes to that its queue cannot run; to be given to `execute` as `perform`."""
+    return failed(job, JobError(reason), reason)
+
+
+def overdue(job: Job) -> Outcome | None:
+    """The outcome of a job that was started after its deadline; None of any other."""
+    # Nearly every job goes through here without any.
+    if (deadline := _kept(job, "deadline_at")) is None:
+        return None
+
+    if (left := time_left(job)) is None or left > 0.0:
+        return None
+
+    return Outcome(
+        job, JobState.CANCELLED, error_text=f"not started: its deadline was at {deadline}"
+    )
+
+
+def bound_of(job: Job) -> Bound | None:
+    """How long a job may run, by its timeout or its forced deadline; None for as long as it likes.
+
+    Raises as `timeout_of`.
+    """
+    timeout = timeout_of(job)
+
+    if _kept(job, "forced") is not True:
+        return None if timeout is None else Bound(timeout)
+
+    left = time_left(job)
+
+    if left is not None and (timeout is None or left < timeout):
+        return Bound(max(0.0, left), forced=True)
+
+    return None if timeout is None else Bound(timeout)
+
+
+def timeout_of(job: Job) -> float | None:
+    """Seconds that a run of a job may take; None for as long as it likes.
+
+    What was stored with the job counts, and else what its worker says.
+
+    Raises:
+        Exception: Whatever the worker's own `timeout(job)` raises.
+        ValueError: It gave something else than seconds, a timedelta, or None.
+    """
+    if (stored := _kept(job, "timeout")) is not None:
+        if not isinstance(stored, bool) and isinstance(stored, (int, float)) and stored > 0:
+            return float(stored)
+
+        log.warning("the stored timeout of %r is left out: %s is no time", job, shown(stored))
+
+    registration = _registration(job)
+
+    if registration is None or registration.timeout is None:
+        return None
+
+    if (given := registration.timeout(job)) is None:
+        return None
 
     try:
-        registration = registry.resolve(job.worker)
-        result = registration.perform(job)
+        timeout = backoff.seconds(given)
+    except ValueError:
+        timeout = 0.0
 
-        if result is not None:
-            _refuse_deferred(job, result)
+    if timeout <= 0.0:
+        raise ValueError(
+            f"timeout(job) of {job.worker} gave {shown(given)}; give seconds or a timedelta, more "
+            "than 0, or None for no timeout"
+        )
 
-        return of_result(job, result), None
-    except BaseException as error:
-        return _failure(job, registration, error), error
+    return timeout
+
+
+def time_left(job: Job) -> float | None:
+    """Seconds from a job's start to its deadline, by the database's clock; None without one."""
+    if (deadline := _kept(job, "deadline_at")) is None:
+        return None
+
+    try:
+        moment = datetime.fromisoformat(deadline)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+        return (moment - from_micros(job.key[1])).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        log.warning("the deadline of %r is left out: %s is no time", job, shown(deadline))
+
+        return None
+
+
+def _kept(job: Job, name: str) -> Any:
+    try:
+        return job.kept(name)
+    except JobDecodeError:
+        # It is the job's to find out, when it looks.
+        return None
+
+
+def overrun(job: Job, bound: Bound, below: str = "") -> Outcome:
+    """What a run comes to that took longer than it may, and was stopped; never raises.
+
+    Args:
+        job: The job as it was started.
+        bound: How long it may take.
+        below: How it was stopped, or where it was.
+    """
+    error = JobTimeoutError(bound.problem)
+    text = f"{describe(error)}\n\n{below}".rstrip()
+
+    if bound.forced:
+        return Outcome(job, JobState.CANCELLED, error_text=text)
+
+    return failed(job, error, text)
+
+
+def attempt(job: Job) -> object:
+    """Run a job's own code on this thread, and give what it returns; raises whatever it raises."""
+    result = registry.resolve(job.worker).perform(job)
+
+    if result is not None:
+        _refuse_deferred(job, result)
+
+    return result
 
 
 def _refuse_deferred(job: Job, result: object) -> None:
@@ -78,9 +256,49 @@ def _refuse_deferred(job: Job, result: object) -> None:
     )
 
 
-def _failure(job: Job, registration: registry.Registration | None, error: BaseException) -> Outcome:
-    text = describe(error)
+def failed(job: Job, error: BaseException, text: str | None = None) -> Outcome:
+    """What a run comes to that failed: by the worker's policy and backoff, else as usual.
 
+    Never raises. These two are the application's code, and run on the calling thread.
+
+    Args:
+        job: The job as it was started.
+        error: What it raised.
+        text: What is recorded, where that is not the error's traceback.
+    """
+    registration = _registration(job)
+    text = describe(error) if text is None else text
+    outcome = _by_policy(job, registration, error, text) or _by_attempts(job, registration, text)
+    outcome.error_type = type(error).__name__
+    outcome.error_message = _message(error)
+
+    return outcome
+
+
+def _registration(job: Job) -> registry.Registration | None:
+    try:
+        return registry.resolve(job.worker)
+    except WorkerNotFoundError:
+        return None
+
+
+def _by_policy(
+    job: Job, registration: registry.Registration | None, error: BaseException, text: str
+) -> Outcome | None:
+    if registration is None or registration.policy is None:
+        return None
+
+    try:
+        return registration.policy(job, error, text)
+    except BaseException as trouble:
+        log.warning("policy of %s failed, left out: %s", job.worker, _last_line(trouble))
+
+        return _by_attempts(
+            job, registration, f"{text}\nAnd its policy failed:\n{describe(trouble)}"
+        )
+
+
+def _by_attempts(job: Job, registration: registry.Registration | None, text: str) -> Outcome:
     if job.attempt >= job.max_attempts:
         return Outcome(job, JobState.DISCARDED, error_text=text)
 
@@ -99,8 +317,7 @@ def _delay(job: Job, registration: registry.Registration | None) -> tuple[float,
     try:
         return backoff.seconds(registration.backoff(job)), ""
     except BaseException as error:
-        reason = describe(error).splitlines()[-1]
-        log.warning("backoff of %s failed, default used: %s", job.worker, reason)
+        log.warning("backoff of %s failed, default used: %s", job.worker, _last_line(error))
 
         return default, f"\nAnd backoff(job) failed, so the default was used:\n{describe(error)}"
 
@@ -119,11 +336,22 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__module__}.{type(error).__qualname__} (it cannot be shown)"
 
 
+def _last_line(error: BaseException) -> str:
+    return describe(error).splitlines()[-1]
+
+
 def _is_ours(frames: TracebackType) -> bool:
     return frames.tb_frame.f_globals.get("__name__") in (__name__, decorators.__name__)
 
 
-def _report(job: Job, outcome: Outcome, error: BaseException | None, started: int) -> None:
+def report(job: Job, outcome: Outcome, started: int) -> None:
+    """Tell telemetry what a run came to.
+
+    Args:
+        job: The job.
+        outcome: What it came to.
+        started: When, in nanoseconds on the monotonic clock.
+    """
     failed = outcome.state in (JobState.RETRYABLE, JobState.DISCARDED)
     event = "oban.job.exception" if failed else "oban.job.stop"
 
@@ -141,18 +369,17 @@ def _report(job: Job, outcome: Outcome, error: BaseException | None, started: in
 
     if failed:
         fields |= {
-            "error_type": "Discard" if error is None else type(error).__name__,
-            "error_message": _message(error, outcome),
+            "error_type": outcome.error_type or "Discard",
+            "error_message": (
+                outcome.error_text or "" if outcome.error_type is None else outcome.error_message
+            ),
             "traceback": outcome.error_text,
         }
 
     telemetry.emit(event, fields)
 
 
-def _message(error: BaseException | None, outcome: Outcome) -> str:
-    if error is None:
-        return outcome.error_text or ""
-
+def _message(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:

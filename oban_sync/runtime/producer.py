@@ -22,9 +22,11 @@ from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
+from oban_sync.runtime.executor import execute, refuse
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.runner import Runner, ThreadRunner
 from oban_sync.runtime.slots import EndingError, Slots
+from oban_sync.runtime.timekeeper import Run, Timekeeper
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -66,14 +68,16 @@ class Producer(Loop):
         self._db = db
         self._lease = lease
         self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease)
-        self._runner = ThreadRunner() if runner is None else runner
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
+        self._runner = self._on_threads() if runner is None else runner
+        self._refusal = queue.limits.refusal if queue.limits.any else None
         self._limit = queue.limit
         self._admitted = False
         self._paused = False
         self._unverified: list[Job] = []
-        self._slots = Slots(queue.name, queue.limit, self._execute)
+        self._slots = Slots(queue.name, queue.limit, self._execute, on_return=self.wake)
         self._running: set[Job] = set()
+        self._lost: set[Job] = set()
         self._outcomes: list[Outcome] = []
         self._hungry = True
         self._quiet = False
@@ -118,6 +122,11 @@ class Producer(Loop):
         return sorted(job.key[0] for job in self._running.copy())
 
     @property
+    def retired(self) -> int:
+        """How many threads were given up, with jobs that have not returned; as `running`."""
+        return self._slots.retired
+
+    @property
     def settled(self) -> bool:
         """Whether the thread ended, or never began, and no job of it is left executing."""
         owes = self._running or self._outcomes or self._unsure_until
@@ -137,7 +146,13 @@ class Producer(Loop):
     def join(self, deadline: float) -> bool:
         """As `Loop.join`, with the threads of jobs that have ended."""
         # Slots without a job end at once; the others have been given up, and may never end.
-        return super().join(deadline) and self._slots.join(min(deadline, time.monotonic() + LINGER))
+        if not super().join(deadline):
+            return False
+
+        # With the whole time there is: child processes are not left behind.
+        ended = self._runner.join(deadline)
+
+        return self._slots.join(min(deadline, time.monotonic() + LINGER)) and ended
 
     def runs_on(self, thread: Thread) -> bool:
         """Whether this is the producer's thread, or that of one of its jobs."""
@@ -152,6 +167,10 @@ class Producer(Loop):
         return (not self._running and not self._outcomes and self._mailbox.empty()) or (
             time.monotonic() >= self._flush_deadline
         )
+
+    def opened(self) -> None:
+        """Let the runner prepare itself."""
+        self._runner.open()
 
     def tick(self) -> float | None:
         """Write what finished and take what fits."""
@@ -192,13 +211,40 @@ class Producer(Loop):
     def _demand(self) -> int:
         closed = self._quiet or self._paused or not self._admitted or self._lease.ended
 
-        return 0 if closed else max(0, self._limit - len(self._running))
+        if closed:
+            return 0
+
+        # Beyond the most that are replaced, a thread that was given up keeps its place.
+        taken = max(0, self._slots.retired - self.queue.escalation.most_replaced)
+
+        return max(0, self._limit - len(self._running) - taken)
 
     def _execute(self, job: Job) -> None:
         # On a slot's thread: the only thing it touches of the producer is the mailbox.
         # A job that was handed back before it began is somebody else's.
-        if not job.is_disowned and (outcome := self._runner.run(job)) is not None:
+        if job.is_disowned:
+            return
+
+        if self._refusal is not None and (reason := self._refusal(job)) is not None:
+            self._mailbox.put(execute(job, perform=partial(refuse, reason)))
+        elif (outcome := self._runner.run(job)) is not None:
             self._mailbox.put(outcome)
+
+    def _on_threads(self) -> Runner:
+        queue = self.queue
+
+        return ThreadRunner(
+            Timekeeper(queue.name, queue.escalation, retire=self._retire, told=self._mailbox.put)
+        )
+
+    def _retire(self, run: Run) -> None:
+        # On the timekeeper's thread, and while the job cannot return.
+        self._slots.retire(run.thread)
+        self._mailbox.put(partial(self._replace, run.job))
+
+    def _replace(self, job: Job) -> None:
+        self._lost.add(job)
+        self._slots.replace()
 
     def _turn(self, demand: int) -> None:
         self._hungry = False
@@ -318,6 +364,7 @@ class Producer(Loop):
         elif not isinstance(message, Outcome):
             message()
         elif message.job in self._running:
+            self._lost.discard(message.job)
             self._running.remove(message.job)
             self._outcomes.append(message)
         # Otherwise the job was handed back while it ran: its row is somebody else's.
@@ -335,6 +382,7 @@ class Producer(Loop):
     def _scale(self, limit: int) -> None:
         self._limit = limit
         self._slots.resize(limit)
+        self._runner.resize(limit)
         self._hungry = True
 
     def _cancel(self, job_ids: frozenset[int]) -> None:
@@ -349,7 +397,8 @@ class Producer(Loop):
 
     def _verify(self) -> None:
         """After the lease had ended: vouch again for the jobs that nobody took."""
-        suspects = [job for job in self._unverified if job in self._running]
+        # One that was given up stays disowned, though its outcome may be yet to come.
+        suspects = [job for job in self._unverified if job in self._running and not job.is_disowned]
 
         for job in suspects:
             job.disowned()

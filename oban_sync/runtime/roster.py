@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import RLock, Thread
 from typing import Any
@@ -49,6 +49,7 @@ class QueueInfo:
         paused_at: When.
         paused_until: When that ends by itself.
         stopping: It was stopped, and lets its jobs finish.
+        retired: Threads given up, because their jobs ran for too long, that have not ended.
     """
 
     queue: str
@@ -63,6 +64,7 @@ class QueueInfo:
     paused_at: datetime | None = None
     paused_until: datetime | None = None
     stopping: bool = False
+    retired: int = 0
 
 
 @dataclass(slots=True)
@@ -417,7 +419,8 @@ class Roster:
                     log.warning("queue %r cannot be started yet: %s", name, error)
 
     def _add(self, name: str, wanted: Wanted) -> _Member:
-        producer = self._make(QueueConfig(name, wanted.limit))
+        configured = self._configured.get(name, QueueConfig(name, wanted.limit))
+        producer = self._make(replace(configured, limit=wanted.limit))
         member = _Member(producer, utc_now(), wanted)
         self._members[name] = member
 
@@ -471,4 +474,5 @@ class Roster:
             paused_at=None if pause is None else pause.at,
             paused_until=None if pause is None else pause.until,
             stopping=member.producer.stopping,
+            retired=member.producer.retired,
         )

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+from threading import current_thread
 from typing import Protocol
 
-from oban_sync.core.job import Job
-from oban_sync.core.outcome import Outcome
-from oban_sync.runtime.executor import execute
+from oban_sync import telemetry
+from oban_sync.core.errors import JobError
+from oban_sync.core.job import Job, JobState
+from oban_sync.core.outcome import Outcome, of_result
+from oban_sync.engine.cancelling import RUN
+from oban_sync.runtime.executor import (
+    attempt,
+    bound_of,
+    describe,
+    execute,
+    failed,
+    overrun,
+    perform,
+)
+from oban_sync.runtime.timekeeper import Run, Timekeeper
+
+log = logging.getLogger("oban_sync.runtime")
 
 
 class Runner(Protocol):
     """Runs the jobs of one queue."""
+
+    def open(self) -> None:
+        """The queue begins, and may have jobs any moment; returns at once."""
+        ...
+
+    def resize(self, limit: int) -> None:
+        """The queue runs up to so many jobs at once from now on; returns at once."""
+        ...
 
     def run(self, job: Job) -> Outcome | None:
         """Run a job on the calling slot's thread; never raises.
@@ -32,13 +58,30 @@ class Runner(Protocol):
         """The queue ended, and runs no more jobs; returns at once."""
         ...
 
+    def join(self, deadline: float) -> bool:
+        """Wait until `deadline` on the monotonic clock; tell whether all of it has ended."""
+        ...
+
 
 class ThreadRunner:
-    """Runs jobs on the slots' own threads."""
+    """Runs jobs on the slots' own threads.
+
+    Args:
+        timekeeper: Stops those whose time is limited.
+    """
+
+    def __init__(self, timekeeper: Timekeeper) -> None:
+        self._timekeeper = timekeeper
+
+    def open(self) -> None:
+        """Nothing: threads are started when there are jobs."""
+
+    def resize(self, limit: int) -> None:
+        """Nothing: the slots are somebody else's."""
 
     def run(self, job: Job) -> Outcome | None:
-        """Run it here and now."""
-        return execute(job)
+        """Run it here and now; None for one that was given up before it returned."""
+        return execute(job, perform=self._perform)
 
     def cancel(self, job: Job) -> None:
         """Nothing: the job sees the request when it looks."""
@@ -47,4 +90,64 @@ class ThreadRunner:
         """Nothing: a thread cannot be stopped."""
 
     def close(self) -> None:
-        """Nothing: there is nothing to close."""
+        """Watch no more; a job that goes on is stopped by nobody."""
+        self._timekeeper.request_stop()
+
+    def join(self, deadline: float) -> bool:
+        """As `Loop.join`."""
+        return self._timekeeper.join(deadline)
+
+    def _perform(self, job: Job) -> Outcome | None:
+        try:
+            if (bound := bound_of(job)) is None:
+                return perform(job)
+
+            run = Run(job, bound, current_thread())
+            ended = self._timekeeper.watch(run)
+        except BaseException as error:
+            # By the worker's own `timeout`, or for want of a thread.
+            return failed(job, error)
+
+        return _perform_in_time(run, ended)
+
+
+def _perform_in_time(run: Run, ended: Callable[[], None]) -> Outcome | None:
+    token = RUN.set(run.connections)
+
+    try:
+        result = run.stretch.run(attempt, run.job)
+    finally:
+        run.connections.close()
+        ended()
+        RUN.reset(token)
+
+    if run.lost:
+        log.warning("%r has returned at last; what it came to was written before", run.job)
+        elapsed = time.monotonic_ns() - run.started
+        telemetry.emit("oban.job.returned", {"job": run.job, "elapsed": elapsed})
+
+        return None
+
+    return _concluded(run, result)
+
+
+def _concluded(run: Run, result: object) -> Outcome:
+    job, bound, error = run.job, run.bound, run.stretch.error
+
+    if run.stretch.done:
+        try:
+            outcome = of_result(job, result)
+        except BaseException as trouble:
+            error = trouble
+        else:
+            # Jobs that look whether they are to stop give this answer, whatever the reason.
+            if run.expired and outcome.state is JobState.CANCELLED:
+                return overrun(job, bound, f"It stopped when asked to: {outcome.error_text}")
+
+            return outcome
+
+    if error is None:
+        # By the rules of `Stretch` there is none; and a job must never be lost.
+        error = JobError("it ended in a way that is not known")
+
+    return overrun(job, bound, describe(error)) if run.expired else failed(job, error)

@@ -25,22 +25,39 @@ class EndingError(Exception):
 
 
 class Slots:
-    """Run jobs on up to `limit` threads. All methods are for the producer's thread alone.
+    """Run jobs on up to `limit` threads.
+
+    All methods but `retire` and `retired` are for the producer's thread alone.
 
     Args:
         name: The queue's name, for the threads' names.
         limit: Most threads.
         run: Called with each job on one of the threads.
+        on_return: Called on a retired thread whose job has returned.
     """
 
-    def __init__(self, name: str, limit: int, run: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        run: Callable[[Job], None],
+        *,
+        on_return: Callable[[], None] = lambda: None,
+    ) -> None:
         self._name = f"oban-{name}"
         self._executor = ThreadPoolExecutor(limit, thread_name_prefix=self._name)
         self._batches: SimpleQueue[deque[Job] | None] = SimpleQueue()
         self._limit = limit
         self._run = run
+        self._on_return = on_return
         self._serving = 0
         self._threads: list[Thread] = []
+        self._retired: set[Thread] = set()
+
+    @property
+    def retired(self) -> int:
+        """How many threads were given up and have not returned; callable from any thread."""
+        return len(self._retired)
 
     @property
     def size(self) -> int:
@@ -60,17 +77,25 @@ class Slots:
 
     def resize(self, limit: int) -> None:
         """Have up to another number of threads from now on; too many end when they are free."""
-        # An executor keeps its size. The threads of the old one serve on: they take from our own
-        # queue, and know of no executor.
-        self._executor.shutdown(wait=False)
-        self._executor = ThreadPoolExecutor(limit, thread_name_prefix=self._name)
         self._limit = limit
+        self._renew()
 
         while self._serving > limit:
             self._batches.put(None)
             self._serving -= 1
 
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
+    def retire(self, thread: Thread) -> None:
+        """Give up a thread that runs a job: it ends when that returns.
+
+        Callable from any thread, as long as the job cannot return meanwhile. `replace` has to
+        follow.
+        """
+        self._retired.add(thread)
+
+    def replace(self) -> None:
+        """Let another thread, once one is needed, have the place of one that was retired."""
+        self._serving -= 1
+        self._renew()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Hand jobs to threads, of which as many have to be free; the most urgent first."""
@@ -93,6 +118,13 @@ class Slots:
     def runs_on(self, thread: Thread) -> bool:
         """Whether this is one of the threads."""
         return thread in self._threads
+
+    def _renew(self) -> None:
+        # An executor keeps its size. The threads of the old one serve on: they take from our own
+        # queue, and know of no executor.
+        self._executor.shutdown(wait=False)
+        self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=self._name)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
 
     def _start_thread(self) -> None:
         submitted = Event()
@@ -129,6 +161,12 @@ class Slots:
         while (batch := self._batches.get()) is not None:
             self._serve_batch(batch)
 
+            if thread in self._retired:
+                self._retired.discard(thread)
+                self._on_return()
+
+                return
+
     def _serve_batch(self, batch: deque[Job]) -> None:
         passed_on = False
 
@@ -150,6 +188,10 @@ class Slots:
             except BaseException:
                 # Nothing gets here by design; and a slot lost for good would be worse.
                 log.exception("a slot failed while running %r", job)
+
+            if self._retired and current_thread() in self._retired:
+                # The rest was passed on before.
+                return
 
 
 def _leave_to_its_fate(thread: Thread) -> None:

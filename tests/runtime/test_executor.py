@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from oban_sync import Cancel, Record, current_job, telemetry, worker
+from oban_sync import Cancel, Discard, Record, current_job, telemetry, worker
 from oban_sync.core.job import Job
-from oban_sync.runtime.executor import describe, execute
+from oban_sync.runtime.executor import Bound, describe, execute, overrun, perform, refuse
 
 
 class BadText(Exception):
@@ -277,3 +278,114 @@ def test_an_exception_that_cannot_be_shown_at_all_is_named():
             raise RuntimeError
 
     assert "Hopeless" in describe(Hopeless())
+
+
+def test_a_run_without_telemetry_tells_nobody_and_keeps_the_error_as_text(probe):
+    outcome = perform(job_of(raising(ValueError("boom"))))
+
+    assert (outcome.error_type, outcome.error_message) == ("ValueError", "boom")
+    assert outcome.error is None
+    assert "ValueError: boom" in outcome.error_text
+
+    execute(job_of(raising(KeyError("the marker"))))
+    assert probe.next("oban.job.start")
+    assert probe.next("oban.job.exception")["error_type"] == "KeyError"
+
+
+def test_the_exception_itself_is_kept_for_those_who_raise_it_again():
+    error = ValueError("boom")
+
+    assert perform(job_of(raising(error)), keep_error=True).error is error
+
+
+def test_the_current_job_is_there_for_telemetry_and_for_the_run():
+    seen = []
+
+    @worker(name="seen-twice")
+    class SeenTwice:
+        def process(self, job):
+            seen.append(current_job())
+
+    job = job_of(SeenTwice)
+    telemetry.attach("seeing", ["oban.job.start"], lambda *_: seen.append(current_job()))
+
+    try:
+        execute(job)
+    finally:
+        telemetry.detach("seeing")
+
+    assert seen == [job, job]
+    assert current_job() is None
+
+
+def test_an_outcome_that_is_told_by_another_way_is_reported_by_nobody(probe):
+    assert execute(job_of(raising(ValueError())), perform=lambda job: None) is None
+
+    execute(job_of(raising(KeyError("the marker"))))
+    assert probe.next("oban.job.exception")["error_type"] == "KeyError"
+
+
+def test_whatever_runs_jobs_may_fail_itself():
+    def broken(job):
+        raise SystemExit(3)
+
+    outcome = execute(job_of(raising(ValueError())), perform=broken)
+
+    assert outcome.state == "retryable"
+    assert "SystemExit: 3" in outcome.error_text
+
+
+def test_a_job_that_its_queue_refuses_has_failed_with_the_reason(probe):
+    job = job_of(raising(ValueError()))
+    outcome = execute(job, perform=partial(refuse, "args lack the key 'tenant'"))
+
+    assert (outcome.state, outcome.error_text) == ("retryable", "args lack the key 'tenant'")
+    assert probe.next("oban.job.exception")["error_message"] == "args lack the key 'tenant'"
+
+
+def test_a_discard_is_told_by_its_reason(probe):
+    @worker(name="hopeless")
+    class Hopeless:
+        def process(self, job):
+            return Discard("hopeless")
+
+    execute(job_of(Hopeless))
+    told = probe.next("oban.job.exception")
+
+    assert (told["error_type"], told["error_message"]) == ("Discard", "hopeless")
+
+
+def test_a_policy_that_fails_is_recorded_and_left_out(caplog):
+    def delay(job, error):
+        raise LookupError("no such delay")
+
+    @worker(name="bad-policy", retry_on={ValueError: delay})
+    class BadPolicy:
+        def process(self, job):
+            raise ValueError("the first trouble")
+
+    outcome = execute(job_of(BadPolicy))
+
+    assert outcome.state == "retryable"
+    assert 17 <= outcome.schedule_in <= 19
+    assert "the first trouble" in outcome.error_text
+    assert "its policy failed" in outcome.error_text
+    assert "no such delay" in outcome.error_text
+    assert "LookupError" in caplog.text
+
+
+def test_an_overrun_is_a_failure_of_its_own_kind_with_what_is_known_below_it():
+    outcome = overrun(job_of(raising(ValueError())), Bound(1.5), "it was killed")
+    first, last = outcome.error_text.split("\n\n")
+
+    assert outcome.state == "retryable"
+    assert outcome.error_type == "JobTimeoutError"
+    assert first.endswith("JobTimeoutError: it ran for longer than its timeout of 1.5 s")
+    assert last == "it was killed"
+
+
+def test_an_overrun_of_a_forced_deadline_is_no_failure():
+    outcome = overrun(job_of(raising(ValueError())), Bound(0.0, forced=True))
+
+    assert (outcome.state, outcome.schedule_in) == ("cancelled", None)
+    assert outcome.error_text.endswith("its deadline, which is forced, came while it ran")

@@ -15,6 +15,8 @@ EVENTS = (
     "oban.job.stop",
     "oban.job.exception",
     "oban.job.fenced",
+    "oban.job.returned",
+    "oban.job.timeout",
     "oban.leader.elected",
     "oban.leader.lost",
     "oban.lifeline.rescue.stop",

@@ -1,0 +1,267 @@
+"""Inside a child of a process queue: run the jobs the parent hands over, one by one.
+
+The parent decides. A child leaves the terminal's group and heeds no SIGTERM, so that a Ctrl-C or a
+process manager that signals everybody does not take its job away while the parent lets it finish.
+Only the parent sends SIGINT, which interrupts the job as a KeyboardInterrupt; soon after comes
+SIGKILL. When the parent is gone, the child ends at once, with all it started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from threading import Lock, Thread
+from types import FrameType
+from typing import Any, cast
+
+from oban_sync.core import instances, registry
+from oban_sync.core.errors import NotRunningError, WorkerNotFoundError
+from oban_sync.core.job import Job
+from oban_sync.core.lease import Lease
+from oban_sync.core.outcome import Outcome
+from oban_sync.runtime import crossing, executor
+
+log = logging.getLogger("oban_sync.runtime")
+
+#: What a child says; what it gets are jobs, answers to what it asks, and None for the end.
+READY = "ready"
+BROKEN = "broken"
+BEGUN = "begun"
+LOST = "lost"
+DONE = "done"
+
+#: Seconds between looks at whether the parent lives, besides the word of the kernel, which a copy
+#: that was forked from the parent can hold back.
+PARENT_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a child has to know besides its jobs.
+
+    Attributes:
+        modules: Imported at the start, so that their workers are registered.
+        setup: ``module:function``, called after that.
+        oban: The name of the Oban instance.
+        client: Makes an Oban of that name, where the modules made none. Handed over in memory: it
+            knows the password of the database.
+    """
+
+    modules: tuple[str, ...] = ()
+    setup: str | None = None
+    oban: str = "Oban"
+    client: Callable[[], object] | None = None
+
+
+def main(pipe: Connection, plan: Plan) -> None:
+    """Run jobs until the parent says the end, or is gone."""
+    inmate = _Inmate(pipe)
+    inmate.settle()
+
+    try:
+        _prepare(plan)
+    except BaseException as error:
+        pipe.send_bytes(crossing.message(BROKEN, executor.describe(error)))
+
+        return
+
+    # Modules that are imported may have handlers of their own.
+    inmate.heed_the_parent()
+    pipe.send_bytes(crossing.message(READY))
+
+    # The end of the pipe is that of the parent. An interrupt that comes between two jobs was meant
+    # for the one before, and this child is given up in any case.
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while (order := pipe.recv()) is not None:
+            inmate.run(*order)
+
+
+class _Inmate:
+    """The one job that runs here, and how the parent reaches it."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._asking = Lock()
+        self._job: Job | None = None
+
+    def settle(self) -> None:
+        """Be what the parent alone signals, and end with it."""
+        os.setpgid(0, 0)
+        os.set_inheritable(self._pipe.fileno(), False)
+        self.heed_the_parent()
+        # Blocked by the parent until here; what came meanwhile finds no job and is forgotten.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        Thread(target=_end_with_parent, name="oban-parent", daemon=True).start()
+
+    def heed_the_parent(self) -> None:
+        """Heed the parent's signals, and no others."""
+        # Handlers rather than SIG_IGN, which the programs a job starts would inherit.
+        signal.signal(signal.SIGTERM, _ignore)
+        signal.signal(signal.SIGINT, self._interrupt)
+        # What a job prints may go to a terminal that this group does not own.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+    def run(self, fields: crossing.Fields, module: str | None) -> None:
+        """Run a job, and say what it came to."""
+        job = crossing.job_of(fields)
+        job.leased(cast(Lease, _ParentsLease(partial(self._ask, job))))
+        self._job = job
+
+        try:
+            outcome = self._outcome(job, module)
+            message = crossing.message(DONE, crossing.content_of(outcome))
+        except BaseException as error:
+            message = crossing.message(DONE, crossing.content_of(executor.failed(job, error)))
+
+        for stream in (sys.stdout, sys.stderr):
+            # Into a pipe, text would stay here for as long as the child lives.
+            with suppress(Exception):
+                stream.flush()
+
+        with self._asking:
+            self._job = None
+            self._pipe.send_bytes(message)
+
+    def _outcome(self, job: Job, module: str | None) -> Outcome:
+        try:
+            _find(job.worker, module)
+        except WorkerNotFoundError as error:
+            return executor.failed(job, error, f"{type(error).__name__}: {error}")
+
+        with self._asking:
+            self._pipe.send_bytes(crossing.message(BEGUN))
+
+        return executor.perform(job)
+
+    def _ask(self, job: Job, what: str) -> Any:
+        """The parent's answer; callable from any thread of the job."""
+        with self._asking:
+            # To a thread that outlives its job nobody listens, and the next thing that comes is
+            # another job.
+            if self._job is not job:
+                return True
+
+            self._pipe.send_bytes(crossing.message(what))
+
+            return self._pipe.recv()
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if (job := self._job) is not None:
+            job.ask_to_stop()
+
+            raise KeyboardInterrupt("the job was asked to stop")
+
+
+class _ParentsLease:
+    """The part of a lease that jobs ask for, answered by the parent at each look."""
+
+    generation = 0
+
+    def __init__(self, ask: Callable[[str], Any]) -> None:
+        self._ask = ask
+
+    @property
+    def ended(self) -> bool:
+        """Whether somebody else may have been given the job by now."""
+        return bool(self._ask(LOST))
+
+
+def _prepare(plan: Plan) -> None:
+    for module in plan.modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            # Only its own workers miss it, and each job of them says so.
+            log.warning("%s cannot be imported by a child process: %r", module, error)
+
+    if plan.client is not None:
+        try:
+            instances.get(plan.oban)
+        except NotRunningError:
+            plan.client()
+
+    if plan.setup is not None:
+        name, _, function = plan.setup.partition(":")
+        getattr(importlib.import_module(name), function)()
+
+
+def _find(worker: str, module: str | None) -> None:
+    """See that a worker is registered here.
+
+    Args:
+        worker: Its name.
+        module: The module that registered it in the parent; nothing else is ever imported.
+
+    Raises:
+        WorkerNotFoundError: It cannot be had here.
+    """
+    if module is None:
+        registry.resolve(worker)
+    elif _is_registered(worker):
+        return
+    elif module == "__main__":
+        raise WorkerNotFoundError(
+            f"{worker!r} is defined in the program's main module, where child processes do not "
+            "find it; define it at the top level of a module that can be imported"
+        )
+    else:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            raise WorkerNotFoundError(
+                f"the child process cannot import {module!r}, which defines {worker!r}:\n"
+                f"{executor.describe(error)}"
+            ) from error
+
+        if not _is_registered(worker):
+            raise WorkerNotFoundError(
+                f"the child process imported {module!r}, and that defined no worker {worker!r}; "
+                "define it at the top level of the module, not within a function"
+            )
+
+
+def _is_registered(worker: str) -> bool:
+    with suppress(WorkerNotFoundError):
+        return bool(registry.resolve(worker))
+
+    return False
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    if parent is None:
+        return
+
+    ours = os.getppid() == parent.pid
+
+    while True:
+        parent.join(PARENT_INTERVAL)
+
+        if not parent.is_alive() or (os.getppid() != parent.pid if ours else _is_gone(parent.pid)):
+            # With everything that the job started.
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _is_gone(pid: int | None) -> bool:
+    try:
+        os.kill(pid or 0, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+
+    return False
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal, so that nothing comes of it."""
