@@ -3,11 +3,13 @@
   bulk    one `enqueue_many` in one transaction, with jobs made beforehand and with `Worker.new`
           included, beside INSERT ... FROM jsonb_to_recordset of a payload prepared beforehand, with
           ids back
+  unique  the same `enqueue_many` of unique jobs, of which none is there, or every other one
   single  `Worker.enqueue` one by one, each committed, beside a prepared INSERT ... RETURNING id
 
 All go through the table's NOTIFY trigger, one connection each, and have to give their ids in order.
 Within a round the contenders take turns, each in a fresh process with an empty table. Jobs per
-second are medians; a ratio is the median of the rounds' ratios: judge by these.
+second are medians; a ratio is the median of the rounds' ratios: judge by these. ``of plain`` is a
+comparison with the first contender, `enqueue_many` or `enqueue` of jobs that are not unique.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from typing import Any
 
 from benchmarks import rig
 
-BULK = ["enqueue_many", "new + enqueue_many", "raw bulk"]
-SINGLE = ["enqueue", "raw single"]
+BULK = ["enqueue_many", "unique", "unique, half there", "new + enqueue_many", "raw bulk"]
+SINGLE = ["enqueue", "unique enqueue", "raw single"]
 
 
 def main() -> None:
@@ -97,6 +99,7 @@ def measured(dsn: str, contenders: list[str], jobs: int, rounds: int) -> list[di
             "jobs_per_second": round(rig.middle(speeds[name])),
             "rounds": [round(speed) for speed in speeds[name]],
             "raw_ratio": round(rig.ratio(speeds[name], raw), 3),
+            "first_ratio": round(rig.ratio(speeds[name], speeds[contenders[0]]), 3),
         }
         for name in contenders
     ]
@@ -105,13 +108,14 @@ def measured(dsn: str, contenders: list[str], jobs: int, rounds: int) -> list[di
 def shown(figures: list[dict[str, Any]]) -> str:
     """The table: jobs per second of each, and its share of the raw statement's."""
     return rig.table(
-        ["jobs", "contender", "jobs/s", "of raw", "spread"],
+        ["jobs", "contender", "jobs/s", "of raw", "of plain", "spread"],
         [
             [
                 f"{figure['jobs']:,}",
                 figure["contender"],
                 f"{figure['jobs_per_second']:,}",
                 f"{figure['raw_ratio']:.2f}",
+                f"{figure['first_ratio']:.2f}",
                 rig.spread(figure["rounds"]),
             ]
             for figure in figures

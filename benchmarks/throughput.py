@@ -9,6 +9,10 @@ from before it starts its work to the last `completed_at` in the table, on the s
   oban-py   version 0.7.0 on a Python, tables and indexes of its own, with uvloop
   statement (--dissect) our own statement in the ceiling's loop: ours without its Python
   other     (--against) another checkout of oban_sync
+  global, rate, partition, fair
+            (--limited) ours, through a queue with a limit over all nodes that is never reached, one
+            over time, one job at a time of each key, and fair share by key; every job has a key of
+            its own, so that each is a lane
 
 Within a round the contenders take turns, each in a fresh process with a freshly filled and vacuumed
 table. Jobs per second are medians; a ratio is the median of the rounds' ratios, which drift of the
@@ -26,6 +30,14 @@ from benchmarks import peer, rig
 
 #: The peer is that much slower, so it gets that many fewer jobs; it still runs longer.
 PEER_SHARE = 3
+
+#: Options of the queue, by contender.
+LIMITED: dict[str, dict[str, Any]] = {
+    "global": {"global_limit": 10_000},
+    "rate": {"rate_limit": {"allowed": 1_000_000, "period": 1.0}},
+    "partition": {"global_limit": {"allowed": 1, "partition": {"args": "number"}}},
+    "fair": {"fair": {"args": "number"}},
+}
 
 Contender = Callable[[int, int], tuple[float, dict[str, Any]]]
 
@@ -83,6 +95,12 @@ def options() -> Namespace:
         "--dissect", action="store_true", help="also run our statement without our Python"
     )
     parser.add_argument(
+        "--limited",
+        action="store_true",
+        help="also run ours through queues with limits and with fair share; ours/global is what "
+        "the limit costs: 2.00 means half the speed",
+    )
+    parser.add_argument(
         "--against",
         type=Path,
         metavar="PATH",
@@ -120,6 +138,9 @@ def made(given: Namespace, dsn: str) -> tuple[dict[str, Contender], str]:
 
     if given.dissect:
         found["statement"] = contender("ceiling", statement="ours")
+
+    if given.limited:
+        found |= {name: contender("ours", options=queue) for name, queue in LIMITED.items()}
 
     if given.against is not None:
         found["other"] = contender("ours", source=given.against.resolve())

@@ -1,6 +1,7 @@
 """Oban for synchronous Python: background jobs in your own PostgreSQL, run on threads."""
 
 from oban_sync import schema, telemetry
+from oban_sync.control.rate_limits import RateLimit
 from oban_sync.core.cron import Cron, CronSlot
 from oban_sync.core.errors import (
     ConfigError,
@@ -52,6 +53,7 @@ __all__ = [
     "Oban",
     "ObanError",
     "QueueInfo",
+    "RateLimit",
     "Record",
     "SchemaError",
     "Snooze",

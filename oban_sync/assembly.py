@@ -35,10 +35,12 @@ from oban_sync.engine.connections import (
     open_loop_pool,
     why_unavailable,
 )
+from oban_sync.engine.lanes import Lanes
 from oban_sync.engine.nodes import Identity, lock_key
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
 from oban_sync.plugins.cron import Scheduler
+from oban_sync.plugins.lanes import LaneIndexer
 from oban_sync.plugins.lifeline import Lifeline
 from oban_sync.plugins.prioritizer import Prioritizer
 from oban_sync.plugins.pruner import Pruner
@@ -258,6 +260,11 @@ class Assembly:
 
         if config.pruner.enabled:
             loops.append(Pruner(db, config.pruner, leads=leads))
+
+        if wanted := [Lanes(q.name, q.limits.lane_by) for q in config.queues if q.limits.lane_by]:
+            name = f"oban-sync {config.name}: lane-indexer"
+            plainly = partial(connect, conninfo, application_name=name)
+            loops.append(LaneIndexer(db, plainly, wanted))
 
         if config.prioritizer.enabled:
             loops.append(Prioritizer(db, config.prioritizer, leads=leads))

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
 from oban_sync.control import crons, enqueueing, jobs, queues
+from oban_sync.control.rate_limits import QueueRateLimit, RateLimit
 from oban_sync.core import instances, registry
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
@@ -332,6 +333,14 @@ class Oban:
         options.setdefault("timezone", self._config.scheduler.timezone)
 
         return crons.insert_cron(self.db, self.name, expression, worker, **options)
+
+    def rate_limit(self, queue: str) -> RateLimit:
+        """The rate limit of a queue that this Oban is configured with, for code outside of jobs.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        return QueueRateLimit(self, self._config.queues, queue)
 
     def check_queue(self, queue: str) -> QueueInfo | None:
         """How a queue of this very node stands at the moment; None when it does not run here."""

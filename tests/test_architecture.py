@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
         "settings",
     },
     "cli": {"core", "telemetry", "embedded", "assembly", "settings", "schema", "oban", "public"},
-    "public": {"core", "telemetry", "engine", "runtime", "schema", "oban"},
+    "public": {"core", "telemetry", "engine", "runtime", "control", "schema", "oban"},
     "__main__": {"cli"},
 }
 
@@ -60,6 +60,7 @@ POWERS: dict[str, set[str]] = {
         "telemetry/bus.py",
         "engine/callers.py",
         "engine/cancelling.py",
+        "control/rate_limits.py",
     },
     "concurrent.futures": {"runtime/slots.py"},
     "queue": {"runtime"},

@@ -30,7 +30,7 @@ def main() -> None:
     oban = oban_sync.Oban(
         given["dsn"],
         prefix=given["schema"],
-        queues={"default": given["limit"]},
+        queues={"default": {"limit": given["limit"], **given.get("options", {})}},
         shutdown_grace_period=30.0,
     )
 

@@ -48,8 +48,11 @@ def main() -> None:
     measure: Callable[[dict[str, Any], Any], tuple[float, list[int]]] = {
         "enqueue_many": _enqueue_many,
         "new + enqueue_many": _new_and_enqueue_many,
+        "unique": _unique,
+        "unique, half there": _half_there,
         "raw bulk": _raw_bulk,
         "enqueue": _enqueue,
+        "unique enqueue": _unique_enqueue,
         "raw single": _raw_single,
     }[given["how"]]
     seconds, ids = measure(given, Noop)
@@ -89,6 +92,32 @@ def _new_and_enqueue_many(given: dict[str, Any], worker: Any) -> tuple[float, li
     _check_pairs(stored)
 
     return seconds, [job.id or 0 for job in stored]
+
+
+def _unique(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
+    oban = _opened(given)
+    jobs = [worker.new({"number": number}, unique=True) for number in range(given["jobs"])]
+    started = time.perf_counter()
+    stored = oban.enqueue_many(jobs)
+    seconds = time.perf_counter() - started
+    _check_pairs(stored)
+    assert not any(job.conflict for job in stored)
+
+    return seconds, [job.id or 0 for job in stored]
+
+
+def _half_there(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
+    """Every other job is there before; these ids are older, so each half is in order by itself."""
+    oban = _opened(given)
+    jobs = [worker.new({"number": number}, unique=True) for number in range(given["jobs"])]
+    oban.enqueue_many(jobs[::2])
+    started = time.perf_counter()
+    stored = oban.enqueue_many(jobs)
+    seconds = time.perf_counter() - started
+    _check_pairs(stored)
+    assert [job.conflict for job in stored] == [number % 2 == 0 for number in range(len(jobs))]
+
+    return seconds, [job.id or 0 for job in (*stored[::2], *stored[1::2])]
 
 
 def _check_pairs(stored: list[oban_sync.Job]) -> None:
@@ -142,6 +171,17 @@ def _enqueue(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
 
     for number in range(given["jobs"]):
         ids.append(worker.enqueue({"number": number}).id)
+
+    return time.perf_counter() - started, ids
+
+
+def _unique_enqueue(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
+    _opened(given)
+    ids: list[int] = []
+    started = time.perf_counter()
+
+    for number in range(given["jobs"]):
+        ids.append(worker.enqueue({"number": number}, unique=True).id)
 
     return time.perf_counter() - started, ids
 

@@ -16,6 +16,7 @@ from oban_sync.core.errors import ConfigError, shown
 from oban_sync.core.job import Job
 from oban_sync.engine import callers
 from oban_sync.engine import jobs as stored_jobs
+from oban_sync.engine.retry import conflicts_retried
 from oban_sync.engine.session import Db
 
 
@@ -47,10 +48,12 @@ def enqueue(desk: Desk, job: Job, *, conn: Any = None) -> Job:
             Session or scoped_session, or a Django connection.
 
     Returns:
-        The job as stored, with its id.
+        The job as stored, with its id. When it is unique and there already, the one that is
+        there, with ``conflict`` true.
 
     Raises:
-        InvalidJobError: Its args or meta were changed into something that cannot be stored.
+        InvalidJobError: Its args or meta were changed into something that cannot be stored, or a
+            key that makes it unique is missing.
         ConfigError: `conn` is not a connection.
         DatabaseUnavailableError: PostgreSQL could not be reached.
         SchemaError: The tables are missing.
@@ -67,10 +70,13 @@ def enqueue_many(
         desk: The Oban.
         jobs: An iterable of jobs, a generator for instance; or the first of several arguments.
         rest: More jobs.
-        conn: As for `enqueue`; a generator may be read while its transaction is open.
+        conn: As for `enqueue`; a generator is read while its transaction is open. Without it, all
+            is read before anything is stored.
 
     Returns:
-        The jobs as stored, in order, with ids in the same order.
+        The jobs as stored, in order, with ids in the same order; but for unique ones that are
+        there already, which come back as they are, with ``conflict`` true. Of several that are the
+        same among the jobs given, the first is stored.
 
     Raises:
         ConfigError: Something among them is not a job; nothing was stored.
@@ -84,13 +90,19 @@ def enqueue_many(
     if conn is not None:
         return stored_jobs.insert(conn, desk.prefix, given)
 
-    with desk.db.session() as tx:
-        # One job needs no transaction around its one statement.
-        if isinstance(jobs, tuple) and len(jobs) == 1:
-            return stored_jobs.insert(tx.conn, tx.schema, given)
+    # All of them, since a transaction that lost a race with another is done again.
+    ready = list(given)
 
-        with tx.conn.transaction():
-            return stored_jobs.insert(tx.conn, tx.schema, given)
+    def own() -> list[Job]:
+        with desk.db.session() as tx:
+            # One job needs no transaction around its one statement.
+            if isinstance(jobs, tuple) and len(jobs) == 1:
+                return stored_jobs.insert(tx.conn, tx.schema, ready)
+
+            with tx.conn.transaction():
+                return stored_jobs.insert(tx.conn, tx.schema, ready)
+
+    return conflicts_retried(own) if any(job.is_unique for job in ready) else own()
 
 
 @contextmanager
@@ -107,7 +119,7 @@ def connection(desk: Desk) -> Iterator[psycopg.Connection[Any]]:
         ...     user = conn.execute("INSERT INTO users VALUES ('a@example.com')")
         ...     stored = MailerWorker.enqueue({"to": "a@example.com"})
     """
-    with desk.db.borrowed() as conn, callers.bound(desk, conn):
+    with desk.db.borrowed() as conn, callers.bound(desk, conn, ours=True):
         yield conn
 
 

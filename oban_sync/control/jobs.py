@@ -38,11 +38,14 @@ MOST_LISTED = 10_000
 
 MOST_ID = 2**63 - 1
 
+#: What is settled when a job is stored.
+_SETTLED = ("deadline", "timeout", "unique", "weight")
+
 #: What may be changed in a stored job, each with its check.
 _CHANGEABLE: Mapping[str, Callable[[str, object], Any]] = {
     "args": lambda option, value: payload.encode(value, option),
     "worker": check_name,
-    **CHECKS,
+    **{option: check for option, check in CHECKS.items() if option not in _SETTLED},
 }
 
 #: States from which a job is started again without being retried by hand.
@@ -117,8 +120,9 @@ def retry_many_jobs(db: Db, jobs: Jobs, *, conn: Any = None) -> int:
     """Make jobs available again, whatever they came to, and those that wait for their time.
 
     They may start at once, and have one attempt left at least. Errors of earlier runs stay;
-    requests to cancel, and how often a job's process died, are forgotten. Available and executing
-    jobs are left alone.
+    requests to cancel, and how often a job's process died, are forgotten. A deadline counts anew,
+    from now. A unique job is run again though another one with its key may be there. Available and
+    executing jobs are left alone.
 
     Args:
         jobs: Jobs or ids, one or any number; those that are not there are passed over.
@@ -189,8 +193,9 @@ def update_many_jobs(db: Db, jobs: Jobs, changes: Changes, *, conn: Any = None) 
 
     Changeable are args, max_attempts, meta, priority, queue, scheduled_at or schedule_in, tags and
     worker, checked as for new jobs. meta is merged, key by key: what is not given stays. With a new
-    time a job moves between scheduled and available as it asks for; one that finished stays so. A
-    job that is executing goes on with what it was started with.
+    time a job moves between scheduled and available as it asks for, and its deadline moves along;
+    one that finished stays so. A job that is executing goes on with what it was started with. A
+    unique job keeps the key that it was stored with, whatever is changed.
 
     Args:
         jobs: Jobs or ids, one or any number; those that are not there are passed over.

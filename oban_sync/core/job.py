@@ -2,111 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, NamedTuple
 
 from oban_sync.core import clock, payload, recorded
+from oban_sync.core.deadline import Deadline as Deadline
+from oban_sync.core.deadline import with_deadline
 from oban_sync.core.errors import JobDecodeError
+from oban_sync.core.lazy import Lazy, parsed_list, parsed_moment, parsed_object
 from oban_sync.core.lease import Lease
-from oban_sync.core.unique import Unique
-
-Shape = TypeVar("Shape")
+from oban_sync.core.state import JobState as JobState
+from oban_sync.core.unique import META_KEYS, Unique
 
 #: The key of meta under which the library keeps what else it has to know of a job.
 KEPT = "oban_sync"
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """After when a job is cancelled instead of run.
+class Row(NamedTuple):
+    """A job on its way into the table.
 
     Attributes:
-        seconds: Counted from the time it was first scheduled for.
-        force: Stop it also while it runs.
+        job: The job.
+        text: A JSON object for the insert statement; what makes it unique is not in it.
+        meta: The job's meta as it goes into its row.
+        unique: What makes it unique, if anything.
+        key: The key that comes of it, or nothing.
+        deadline: Seconds after the time it is scheduled for within which it has to start.
     """
 
-    seconds: float
-    force: bool = False
-
-
-class JobState(StrEnum):
-    """Where a job stands. Values are the labels stored in `oban_jobs.state`."""
-
-    #: Waits for something other than time (used by Oban's workflows and chains).
-    SUSPENDED = "suspended"
-    #: Waits for its time.
-    SCHEDULED = "scheduled"
-    #: May start now.
-    AVAILABLE = "available"
-    #: Runs on some node.
-    EXECUTING = "executing"
-    #: Failed, and waits to be tried again.
-    RETRYABLE = "retryable"
-    #: Done.
-    COMPLETED = "completed"
-    #: Stopped for good on request.
-    CANCELLED = "cancelled"
-    #: Given up.
-    DISCARDED = "discarded"
-
-
-class _Lazy(Generic[Shape]):
-    """A column kept as PostgreSQL's text until somebody looks: most are never read.
-
-    And one that cannot be read must not stop a fetch, only the job that looks at it.
-    """
-
-    def __init__(self, field: str, parse: Callable[[Any], Shape]) -> None:
-        self._field = field
-        self._slot = f"_{field}"
-        self._parse = parse
-
-    @overload
-    def __get__(self, job: None, owner: type) -> _Lazy[Shape]: ...
-
-    @overload
-    def __get__(self, job: Any, owner: type) -> Shape: ...
-
-    def __get__(self, job: Any, owner: type) -> _Lazy[Shape] | Shape:
-        if job is None:
-            return self
-
-        value = getattr(job, self._slot)
-
-        if type(value) is not str and type(value) is not int:
-            return value  # type: ignore[no-any-return]
-
-        try:
-            parsed = self._parse(value)
-        except ValueError as error:
-            raise JobDecodeError(f"job {job.id}: {self._field} cannot be read: {error}") from error
-
-        setattr(job, self._slot, parsed)
-
-        return parsed
-
-
-def _object(text: str) -> dict[str, Any]:
-    return _of_shape(dict, payload.decode(text))
-
-
-def _list(text: str) -> list[dict[str, Any]]:
-    return _of_shape(list, payload.decode(text))
-
-
-def _moment(value: str | int) -> datetime | None:
-    return clock.from_wire(value) if isinstance(value, str) else clock.from_micros(value)
-
-
-def _of_shape(shape: type[Shape], value: object) -> Shape:
-    if not isinstance(value, shape):
-        raise ValueError(f"a JSON {type(value).__name__}, not a {shape.__name__}")
-
-    return value
+    job: Job
+    text: str
+    meta: Any
+    unique: Unique | None
+    key: str
+    deadline: float | None
 
 
 class Job:
@@ -172,24 +102,24 @@ class Job:
     attempted_by: list[str]
 
     #: What the worker works on: a dict with string keys.
-    args = _Lazy("args", _object)
+    args = Lazy("args", parsed_object)
     #: Data about the job, kept by the library and the application: a dict.
-    meta = _Lazy("meta", _object)
+    meta = Lazy("meta", parsed_object)
     #: One ``{"at", "attempt", "error"}`` per failure, oldest first.
-    errors = _Lazy("errors", _list)
+    errors = Lazy("errors", parsed_list)
 
     #: When the job was stored.
-    inserted_at = _Lazy("inserted_at", _moment)
+    inserted_at = Lazy("inserted_at", parsed_moment)
     #: When the job may start, or might first have started.
-    scheduled_at = _Lazy("scheduled_at", _moment)
+    scheduled_at = Lazy("scheduled_at", parsed_moment)
     #: When the job was last started.
-    attempted_at = _Lazy("attempted_at", _moment)
+    attempted_at = Lazy("attempted_at", parsed_moment)
     #: When the job completed.
-    completed_at = _Lazy("completed_at", _moment)
+    completed_at = Lazy("completed_at", parsed_moment)
     #: When the job was cancelled.
-    cancelled_at = _Lazy("cancelled_at", _moment)
+    cancelled_at = Lazy("cancelled_at", parsed_moment)
     #: When the job was given up.
-    discarded_at = _Lazy("discarded_at", _moment)
+    discarded_at = Lazy("discarded_at", parsed_moment)
 
     def __init__(
         self,
@@ -229,6 +159,9 @@ class Job:
         self._unique = unique
         self._deadline = deadline
 
+        if unique is not None:
+            unique.check(args, meta)
+
         if timeout is not None or weight is not None or (deadline is not None and deadline.force):
             self._keep(timeout=timeout, weight=weight, forced=deadline and deadline.force or None)
 
@@ -252,6 +185,11 @@ class Job:
     def conflict(self) -> bool:
         """Whether this is a job that was there before, found in place of a new unique one."""
         return getattr(self, "_conflict", False)
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether it is looked for another one that is the same when this is stored."""
+        return getattr(self, "_unique", None) is not None
 
     def cancelled(self) -> bool:
         """Whether this run was asked to stop: by somebody, or because its time is up.
@@ -337,15 +275,21 @@ class Job:
         except (KeyError, TypeError, ValueError) as error:
             raise JobDecodeError(f"job {self.id}: the recorded value cannot be read") from error
 
-    def to_row(self) -> str:
-        """The job as a JSON object for the insert statement, every value checked by now.
+    def to_row(self) -> Row:
+        """The job for the insert statement, every value checked by now.
 
-        Fields that were looked at are encoded again, since a dict may have been changed.
+        Fields that were looked at are encoded again, since a dict may have been changed. Whatever
+        another job's key left in the meta is dropped.
+
+        Raises:
+            InvalidJobError: One of them was changed into something that cannot be stored, or a key
+                that makes the job unique was taken away.
         """
         args, meta = self._args, self._meta
         # Of a job that was stored or run already, the time is no wish but what it came to.
         scheduled_at = self.scheduled_at if self.state is JobState.SCHEDULED else None
-        deadline: Deadline | None = getattr(self, "_deadline", None)
+        unique = getattr(self, "_unique", None)
+        deadline = self._seconds_to_start()
         row = payload.dumps(
             {
                 "queue": self.queue,
@@ -354,7 +298,7 @@ class Job:
                 "priority": self.priority,
                 "max_attempts": self.max_attempts,
                 "schedule_in": self._schedule_in,
-                "deadline": None if deadline is None else deadline.seconds,
+                "deadline": deadline,
                 "scheduled_at": None if scheduled_at is None else clock.to_wire(scheduled_at),
             }
         )
@@ -362,13 +306,44 @@ class Job:
         if type(args) is not str:
             args = payload.encode(args, "args")
 
-        if type(meta) is not str:
-            meta = payload.encode(meta, "meta")
+        text = meta if type(meta) is str else payload.encode(meta, "meta")
 
-        return f'{row[:-1]},"args":{args},"meta":{meta}}}'
+        if '"uniq' in text:
+            meta = {name: item for name, item in self.meta.items() if name not in META_KEYS}
+            meta = text = payload.dumps(meta)
 
-    def stored(self, job_id: int, inserted_at: str, scheduled_at: str) -> Job:
-        """A copy of this job as the database stored it; the job itself may be enqueued again."""
+        if unique is None:
+            return Row(self, f'{row[:-1]},"args":{args},"meta":{text}}}', meta, None, "", deadline)
+
+        key = unique.key(worker=self.worker, queue=self.queue, args=args, meta=text)
+        comma = "" if text == "{}" else ","
+        text = f'{text[:-1]}{comma}"uniq":true,"uniq_bmp":{unique.held},"uniq_key":"{key}"}}'
+
+        row = f'{row[:-1]},"args":{args},"meta":{text}}}'
+
+        return Row(self, row, text, unique, key, deadline)
+
+    def _seconds_to_start(self) -> float | None:
+        deadline: Deadline | None = getattr(self, "_deadline", None)
+
+        if deadline is not None:
+            # To the microsecond, as PostgreSQL counts: what is returned is what was stored.
+            return round(deadline.seconds, 6)
+
+        # Enqueued again, a job that was read has as long as it had before.
+        kept = self.kept("deadline")
+
+        return float(kept) if type(kept) in (int, float) else None
+
+    def stored(self, row: Row, job_id: int, inserted_at: str, scheduled_at: str) -> Job:
+        """A copy of this job as the database stored it; the job itself may be enqueued again.
+
+        Args:
+            row: What was stored.
+            job_id: The id it got.
+            inserted_at: The time of that, as PostgreSQL prints it.
+            scheduled_at: The time it was scheduled for, likewise.
+        """
         job = _blank()
         job.id = job_id
         scheduled = self.state is JobState.SCHEDULED
@@ -381,7 +356,7 @@ class Job:
         job.tags = self.tags
         job.attempted_by = []
         job._args = self._args
-        job._meta = self._meta
+        job._meta = row.meta
         job._errors = []
         job._inserted_at = inserted_at
         job._scheduled_at = scheduled_at
@@ -392,10 +367,21 @@ class Job:
         job._schedule_in = None
         job._lease = None
         job._cancelled = False
-        job._unique = self._unique
-        job._deadline = self._deadline
+        job._unique = row.unique
+        job._deadline = getattr(self, "_deadline", None)
+
+        if row.deadline is not None:
+            start = clock.from_wire(scheduled_at)
+            job._meta = with_deadline(job.meta, KEPT, row.deadline, start)
 
         return job
+
+    def found_for(self, row: Row) -> Job:
+        """Make this, a job read from the table, the one found in place of a new unique one."""
+        self._conflict = True
+        self._unique = row.unique
+
+        return self
 
     @classmethod
     def fetched(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
 from oban_sync.core.errors import DatabaseUnavailableError
 from oban_sync.core.job import Job
 from oban_sync.core.lease import Lease
+from oban_sync.core.limits import Limits
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack
+from oban_sync.engine.limits import Finished, Limiter
 from oban_sync.engine.session import Db, Tx, is_busy, is_refusal, reason
 from oban_sync.engine.wire import Bigints
 
@@ -22,6 +24,9 @@ log = logging.getLogger("oban_sync.engine")
 
 #: Seconds for which a job that could not be taken is left out.
 SHUN_PERIOD = 60.0
+
+#: Seconds before another try at the lock of a queue that others have.
+BUSY_PAUSE = 0.2
 
 
 class Shunned:
@@ -57,6 +62,8 @@ class Claim:
         owner: uuid of the producer.
         shunned: Jobs that are not taken for now.
         lease: What the jobs are held by; None where nobody else could take them.
+        limits: What else the queue is held to. Without any, and without a producer's row, jobs are
+            taken as they come.
     """
 
     queue: str
@@ -64,6 +71,11 @@ class Claim:
     owner: str
     shunned: Shunned = field(default_factory=Shunned)
     lease: Lease | None = None
+    limits: Limits = Limits()
+    limiter: Limiter | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limiter = Limiter(self.queue, self.limits) if self.limits.any else None
 
     @property
     def attempted_by(self) -> list[str]:
@@ -122,12 +134,18 @@ def turn(
     try:
         with db.session() as tx:
             if not other:
-                acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
+                taken = _take(tx, claim, plain, demand, running)
             else:
                 with tx.conn.transaction():
                     written = ack.ack(tx, other, owner=claim.owner)
-                    acked, jobs = _ack_and_fetch(tx, claim, plain, demand)
+                    taken = _take(tx, claim, plain, demand, running)
     except (psycopg.Error, UnicodeError) as error:
+        if is_busy(error) and claim.limiter is not None and demand > 0:
+            # Others have the queue's lock. What finished need not wait for it.
+            done = turn(db, claim, outcomes, 0, running=running, carefully=True)
+
+            return replace(done, again_in=BUSY_PAUSE)
+
         if is_busy(error) and plain:
             return turn(db, claim, outcomes, demand, running=running, carefully=True)
 
@@ -138,18 +156,25 @@ def turn(
             "PostgreSQL refused a turn of queue %r, going in parts: %s", claim.queue, reason(error)
         )
 
-        return _turn_in_parts(db, claim, outcomes, demand)
+        return _turn_in_parts(db, claim, outcomes, demand, running)
 
     # The quick statement only counts; which one it passed over is looked up when any is missing.
-    return _settled(db, claim, jobs, other if acked == len(plain) else outcomes, written)
+    rest = other if taken.acked == len(plain) else outcomes
+
+    return _settled(db, claim, taken.jobs, rest, written, taken.again_in)
 
 
-def _turn_in_parts(db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int) -> Turn:
+def _turn_in_parts(
+    db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: int, running: Collection[Job] = ()
+) -> Turn:
     written = ack.ack_singly(db, outcomes, owner=claim.owner)
     jobs: list[Job] = []
 
     try:
-        while len(jobs) < demand and (job := _fetch_one(db, claim)) is not None:
+        while len(jobs) < demand:
+            if (job := _fetch_one(db, claim, [*running, *jobs])) is None:
+                break
+
             jobs.append(job)
     except BaseException:
         # These were taken, each in a commit of its own: what comes after must not lose them.
@@ -158,11 +183,19 @@ def _turn_in_parts(db: Db, claim: Claim, outcomes: Sequence[Outcome], demand: in
 
         log.exception("queue %r takes fewer jobs than it might", claim.queue)
 
-    return _settled(db, claim, jobs, outcomes, written)
+    # Where limits came into it, a turn that goes as usual finds out when there is room again.
+    again_in = None if claim.limiter is None or len(jobs) == demand else BUSY_PAUSE
+
+    return _settled(db, claim, jobs, outcomes, written, again_in)
 
 
 def _settled(
-    db: Db, claim: Claim, jobs: list[Job], outcomes: Sequence[Outcome], written: ack.Written
+    db: Db,
+    claim: Claim,
+    jobs: list[Job],
+    outcomes: Sequence[Outcome],
+    written: ack.Written,
+    again_in: float | None,
 ) -> Turn:
     known = {id(outcome) for outcome in (*written.refused, *written.left)}
     unwritten = [
@@ -181,23 +214,20 @@ def _settled(
             # The jobs taken must not be lost for it; writing the outcomes again does no harm.
             busy = unwritten
 
-    return Turn(jobs, fenced, written.refused, [*written.left, *busy])
+    return Turn(jobs, fenced, written.refused, [*written.left, *busy], again_in)
 
 
-def _fetch_one(db: Db, claim: Claim) -> Job | None:
+def _fetch_one(db: Db, claim: Claim, running: Collection[Job]) -> Job | None:
     """Take the first job that can be taken, setting aside those before it that cannot."""
     while True:
         with db.transaction() as tx:
-            shunned = ack.array(claim.shunned.ids())
-            head = tx.tuples("job_available_head", queue=claim.queue, shunned=shunned)
-
-            if not head:
+            if (head := _first(tx, claim, running)) is None:
                 return None
 
             try:
-                # The head's lock is ours, so this takes that one and no other.
+                # Its lock is ours, or that of the queue: this takes that one and no other.
                 with tx.conn.transaction():
-                    jobs = _ack_and_fetch(tx, claim, (), 1)[1]
+                    jobs = _take(tx, claim, (), 1, running).jobs
 
                 if jobs:
                     return jobs[0]
@@ -209,13 +239,67 @@ def _fetch_one(db: Db, claim: Claim) -> Job | None:
 
                 trouble = reason(error)
 
-            claim.shunned.add(head[0][0])
+            claim.shunned.add(head)
             log.error(
                 "job %s of queue %r cannot be started and is set aside for a while: %s",
-                head[0][0],
+                head,
                 claim.queue,
                 trouble,
             )
+
+
+def _first(tx: Tx, claim: Claim, running: Collection[Job]) -> int | None:
+    """The job that would be taken next."""
+    if claim.limiter is None:
+        shunned = ack.array(claim.shunned.ids())
+        head = tx.tuples("job_available_head", queue=claim.queue, shunned=shunned)
+
+        return head[0][0] if head else None
+
+    picked = claim.limiter.take(
+        tx,
+        None,
+        1,
+        running=running,
+        node=claim.node,
+        owner=claim.owner,
+        shunned=claim.shunned.ids(),
+        peek=True,
+    ).picked
+
+    return picked[0] if picked else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a statement did: how many plain outcomes it wrote, and the jobs it took."""
+
+    acked: int
+    jobs: list[Job]
+    again_in: float | None = None
+
+
+def _take(
+    tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int, running: Collection[Job]
+) -> _Taken:
+    if claim.limiter is None:
+        return _Taken(*_ack_and_fetch(tx, claim, plain, demand))
+
+    lease = claim.lease
+    since = 0 if lease is None else lease.generation
+    taken = claim.limiter.take(
+        tx,
+        Finished(*ack.arrays(outcome.job.key for outcome in plain)) if plain else None,
+        demand,
+        running=running,
+        node=claim.node,
+        owner=claim.owner,
+        shunned=claim.shunned.ids(),
+    )
+    taken.rows.sort()
+    jobs = [Job.fetched(row, claim.queue, claim.attempted_by, lease, since) for row in taken.rows]
+
+    return _Taken(taken.acked, jobs, taken.again_in)
 
 
 def _ack_and_fetch(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.pq import TransactionStatus
 
 from oban_sync.core import clock, payload
 from oban_sync.core.errors import ConfigError
-from oban_sync.core.job import Job
+from oban_sync.core.job import Job, Row
 from oban_sync.engine.callers import run_on
 from oban_sync.engine.session import translated
 
@@ -27,6 +28,10 @@ MOST_JOBS = 5_000
 
 #: ... and characters of JSON, whatever their number: PostgreSQL's own limit is 256 MB.
 MOST_CHARACTERS = 16_000_000
+
+#: Times that a unique job is tried whose key was taken when it was inserted, and free when its
+#: holder was looked for. Each time another job has come and gone in between.
+MOST_TRIES = 10
 
 #: The columns of a job, in the order in which the statements give them.
 COLUMNS = (
@@ -57,6 +62,9 @@ Changes = Mapping[str, Any]
 def insert(conn: Any, schema: str, jobs: Iterable[Job]) -> list[Job]:
     """Store jobs through any kind of connection, in its transaction, in order.
 
+    Of a unique job that is there already, in the table or before it among the jobs, the one that
+    was there comes back. Who inserts the same at the moment is waited for.
+
     Args:
         conn: See `callers.run_on`.
         schema: The schema of the tables.
@@ -67,12 +75,201 @@ def insert(conn: Any, schema: str, jobs: Iterable[Job]) -> list[Job]:
     """
     stored: list[Job] = []
 
-    for batch, rows in _batches(jobs, Job.to_row):
-        found = run_on(conn, "job_insert", schema, jobs=f"[{','.join(rows)}]")
-        found.sort()
-        stored.extend(job.stored(*row) for job, row in zip(batch, found, strict=True))
+    for batch, texts in _batches(map(Job.to_row, jobs), lambda row: row.text):
+        if all(row.unique is None for row in batch):
+            stored.extend(_insert(conn, schema, batch, texts))
+        else:
+            stored.extend(_insert_unique(conn, schema, batch))
 
     return stored
+
+
+def _insert(conn: Any, schema: str, batch: list[Row], texts: list[str]) -> list[Job]:
+    found = run_on(conn, "job_insert", schema, jobs=f"[{','.join(texts)}]")
+    found.sort()
+
+    return [row.job.stored(row, *values) for row, values in zip(batch, found, strict=True)]
+
+
+class _Gone(Exception):
+    """A job was refused in favour of one that cannot be found any more.
+
+    Attributes:
+        ids: What was drawn for the jobs, by their places.
+    """
+
+    def __init__(self, ids: dict[int, int]) -> None:
+        super().__init__()
+        self.ids = ids
+
+
+def _insert_unique(conn: Any, schema: str, batch: list[Row]) -> list[Job]:
+    places = list(range(len(batch)))
+    own = _in_transaction(conn)
+
+    if own is None:
+        stored = _try(conn, schema, batch, places, None, again=True)
+    else:
+        stored = _in_order(own, schema, batch, places, None)
+
+    return [stored[place] for place in places]
+
+
+def _in_order(
+    conn: psycopg.Connection[Any],
+    schema: str,
+    batch: list[Row],
+    places: list[int],
+    ids: dict[int, int] | None,
+) -> dict[int, Job]:
+    """Insert some of a batch in a transaction, and never a smaller key after a larger one.
+
+    To insert a key that was refused before, while larger ones are held by now, could end in a
+    deadlock with somebody who holds it. So all are undone then, and the halves with the smaller and
+    with the larger keys done one after the other.
+    """
+    if len(places) == 1:
+        return _try(conn, schema, batch, places, ids, again=True)
+
+    try:
+        with conn.transaction():
+            return _try(conn, schema, batch, places, ids, again=False)
+    except _Gone as gone:
+        ids = gone.ids
+
+    ordered = sorted(places, key=lambda place: (batch[place].key, place))
+    half = len(ordered) // 2
+    smaller = _in_order(conn, schema, batch, sorted(ordered[:half]), ids)
+
+    return smaller | _in_order(conn, schema, batch, sorted(ordered[half:]), ids)
+
+
+def _in_transaction(conn: Any) -> psycopg.Connection[Any] | None:
+    """The connection itself, in the transaction that its statements belong to."""
+    own = conn.connection if isinstance(conn, psycopg.Cursor) else conn
+
+    if not isinstance(own, psycopg.Connection):
+        return None
+
+    if not own.autocommit and own.info.transaction_status == TransactionStatus.IDLE:
+        # Else the savepoint would be a transaction, and committed.
+        own.execute("SELECT 1")
+
+    return own if own.info.transaction_status == TransactionStatus.INTRANS else None
+
+
+def _try(
+    conn: Any,
+    schema: str,
+    batch: list[Row],
+    places: list[int],
+    ids: dict[int, int] | None,
+    *,
+    again: bool,
+) -> dict[int, Job]:
+    """Insert some of a batch, or find what is there.
+
+    Args:
+        places: Which ones, ascending.
+        ids: What was drawn for them before.
+        again: Whether to try a job again that was refused in favour of one that has gone since.
+            What gave way at our wish is tried again in any case: nobody else can take its key.
+
+    Raises:
+        _Gone: There is such a job, and it is not to be tried again.
+    """
+    rows = [batch[place] for place in places]
+    given = None if ids is None else [ids[place] for place in places]
+    found = _insert_free(conn, schema, rows, given)
+
+    if len(found) == len(rows) and found[0][1] is not None:
+        return {
+            place: row.job.stored(row, *values)
+            for place, row, values in zip(places, rows, found, strict=True)
+        }
+
+    stored: dict[int, Job] = {}
+    drawn = dict(zip(places, dict.fromkeys(row[0] for row in found), strict=True))
+    left = places
+
+    for _ in range(MOST_TRIES):
+        times = {row[0]: row for row in found if row[1] is not None}
+        taken = [place for place in left if drawn[place] not in times]
+
+        for place in left:
+            if (values := times.get(drawn[place])) is not None:
+                stored[place] = batch[place].job.stored(batch[place], *values)
+
+        there = dict(_find(conn, schema, batch, taken)) if taken else {}
+        stored.update((place, job) for place, job in there.items() if job is not None)
+        left = [place for place in taken if place not in stored]
+
+        if not left:
+            return stored
+
+        if not again and len(there) < len(taken):
+            raise _Gone(drawn)
+
+        # The ids are kept, so that a later try keeps the order.
+        rows = [batch[place] for place in left]
+        found = _insert_free(conn, schema, rows, [drawn[place] for place in left])
+
+    # PostgreSQL takes them after all, or says what is in the way.
+    inserted = _insert(conn, schema, rows, [row.text for row in rows])
+
+    return stored | dict(zip(left, inserted, strict=True))
+
+
+def _insert_free(
+    conn: Any, schema: str, rows: list[Row], ids: list[int] | None = None
+) -> list[tuple[Any, ...]]:
+    """Insert what is not there; the rows of what was inserted, and those of all unless it was all.
+
+    By id, and so in the order of the jobs.
+    """
+    usual = next((row.unique for row in rows if row.unique is not None), None)
+    texts = [
+        row.text if row.unique is usual or row.unique is None else _with_options(row)
+        for row in rows
+    ]
+    found = run_on(
+        conn,
+        "job_insert_unique",
+        schema,
+        jobs=f"[{','.join(texts)}]",
+        ids=None if ids is None else f"{{{','.join(map(str, ids))}}}",
+        count=str(len(rows)),
+        states="{}" if usual is None else usual.array,
+        period=None if usual is None or usual.period is None else repr(usual.period),
+    )
+    found.sort(key=itemgetter(0))
+
+    return found
+
+
+def _find(
+    conn: Any, schema: str, batch: list[Row], places: list[int]
+) -> Iterator[tuple[int, Job | None]]:
+    """The jobs that are there in place of those that were refused; None where one gave way."""
+    rows = run_on(
+        conn,
+        "job_unique_find",
+        schema,
+        jobs=f"[{','.join(_with_options(batch[place]) for place in places)}]",
+        channel=f"{schema}.oban_insert",
+    )
+
+    for position, *columns in rows:
+        place = places[position - 1]
+
+        if columns[1] is None:
+            yield place, None
+        else:
+            yield place, _loaded(tuple(columns)).found_for(batch[place])
+
+
+def _with_options(row: Row) -> str:
+    return row.text if row.unique is None else f"{row.text[:-1]},{row.unique.row}}}"
 
 
 def get(conn: Any, schema: str, job_id: int) -> Job | None:

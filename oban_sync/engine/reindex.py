@@ -90,9 +90,8 @@ def reindex(
             return done
 
         tx = Tx(conn, schema)
-        _set_up(tx, timeout, LOCK_TIMEOUT)
 
-        if not tx.tuples("index_claim", schema=schema)[0][0]:
+        if not claim(tx, timeout, LOCK_TIMEOUT):
             log.warning("indexes of schema %r are being rebuilt by somebody else", schema)
 
             return done
@@ -121,6 +120,19 @@ def reindex(
                 done.indexes.append(name)
 
     return done
+
+
+def claim(tx: Tx, timeout: float, lock_timeout: float) -> bool:
+    """Set a session up for work on indexes; whether no other session has them.
+
+    Args:
+        tx: The session, for nothing else: the claim lasts as long as it does.
+        timeout: Seconds that a statement may take ...
+        lock_timeout: ... and one wait for other transactions.
+    """
+    _set_up(tx, timeout, lock_timeout)
+
+    return bool(tx.tuples("index_claim", schema=tx.schema)[0][0])
 
 
 def _set_up(tx: Tx, timeout: float, lock_timeout: float) -> None:
@@ -177,15 +189,20 @@ def _is_copy(copy: str, name: str) -> bool:
 
 
 def _run(tx: Tx, text: str, index: str, stopping: Stopping | None = None) -> None:
-    """Run a statement on an index; a stop cancels it.
+    statement = sql.SQL(text).format(sql.SQL(".").join([quoted(tx.schema), quoted(index)]))
+    run_until(tx.conn, statement.as_bytes(tx.conn), stopping)
+
+
+def run_until(
+    conn: psycopg.Connection[Any], statement: bytes, stopping: Stopping | None = None
+) -> None:
+    """Run a statement that may take long and gives nothing; a stop cancels it.
 
     Not through a cursor, whose wait only a signal ends. A statement that is left behind would go on
     at the server for as long as it takes.
     """
-    conn = tx.conn
     pgconn = conn.pgconn
-    statement = sql.SQL(text).format(sql.SQL(".").join([quoted(tx.schema), quoted(index)]))
-    pgconn.send_query(statement.as_bytes(conn))
+    pgconn.send_query(statement)
     deadline = None
 
     with selectors.DefaultSelector() as selector:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
 from psycopg import sql
 
 _QUERIES = files("oban_sync") / "queries"
+_PLACE = re.compile(r"/\* ([a-z]+(?: literal)?) \*/")
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
@@ -33,6 +35,21 @@ def numbered(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
     order = tuple(dict.fromkeys(_PARAMETER.findall(text)))
 
     return _PARAMETER.sub(lambda found: f"${order.index(found[1]) + 1}", text), order
+
+
+@cache
+def shaped(
+    name: str, schema: str, pieces: tuple[tuple[str, str], ...]
+) -> tuple[str, tuple[str, ...]]:
+    """As `numbered`, with pieces of SQL in the places that are called ``/* name */``."""
+    text, order = numbered(name, schema)
+
+    return filled(text, dict(pieces)), order
+
+
+def filled(text: str, pieces: Mapping[str, str]) -> str:
+    """SQL with pieces in place of ``/* name */``; a piece itself is taken as it is."""
+    return _PLACE.sub(lambda found: pieces.get(found[1], found[0]), text)
 
 
 @cache

@@ -17,30 +17,49 @@ SELECT
     job.queue,
     job.worker,
     job.args,
-    job.meta,
+    CASE
+        WHEN job.deadline IS NULL THEN job.meta
+        ELSE /* schema */oban_sync_with_deadline(job.meta, job.deadline, job.start)
+    END,
     job.tags,
     job.priority,
     job.max_attempts,
-    coalesce(
-        timezone('UTC', now()) + make_interval(secs => job.schedule_in),
-        job.scheduled_at,
-        timezone('UTC', now())
+    job.start
+FROM (
+    SELECT
+        *,
+        coalesce(
+            timezone('UTC', now()) + make_interval(secs => given.schedule_in),
+            given.scheduled_at,
+            timezone('UTC', now())
+        ) AS start
+    FROM ROWS FROM (
+        pg_catalog.jsonb_to_recordset(%(jobs)s::jsonb) AS (
+            queue text,
+            worker text,
+            args jsonb,
+            meta jsonb,
+            tags text[],
+            priority integer,
+            max_attempts integer,
+            schedule_in double precision,
+            deadline double precision,
+            scheduled_at timestamp
+        )
+    ) WITH ORDINALITY AS given (
+        queue,
+        worker,
+        args,
+        meta,
+        tags,
+        priority,
+        max_attempts,
+        schedule_in,
+        deadline,
+        scheduled_at,
+        position
     )
-FROM ROWS FROM (
-    pg_catalog.jsonb_to_recordset(%(jobs)s::jsonb) AS (
-        queue text,
-        worker text,
-        args jsonb,
-        meta jsonb,
-        tags text[],
-        priority integer,
-        max_attempts integer,
-        schedule_in double precision,
-        scheduled_at timestamp
-    )
-) WITH ORDINALITY AS job (
-    queue, worker, args, meta, tags, priority, max_attempts, schedule_in, scheduled_at, position
-)
+) AS job
 ORDER BY job.position
 RETURNING
     id,

@@ -7,9 +7,9 @@
 -- queues are woken at commit.
 --
 -- What earlier runs left in meta does not count against the new one: requests to stop, and how often
--- its process died. A job of Oban Pro gives up its uniqueness, as it does there; else a job enqueued
--- in its place would make this fail. Where the column can hold no more attempts, the count goes back
--- by one.
+-- its process died. A deadline counts from now. A unique job gives up its key, as with Oban Pro; else
+-- a job enqueued in its place would make this fail. Where the column can hold no more attempts, the
+-- count goes back by one.
 WITH retried AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'available',
@@ -20,11 +20,15 @@ WITH retried AS (
         cancelled_at = NULL,
         discarded_at = NULL,
         meta = CASE
-            WHEN jsonb_typeof(job.meta) = 'object' THEN (
-                job.meta - ARRAY[
-                    'cancel_requested_at', 'cancel_requested_by', 'rescued', 'rescued_start'
-                ]
-            ) || CASE WHEN job.meta ? 'uniq_bmp' THEN '{"uniq_bmp": []}' ELSE '{}' END::jsonb
+            WHEN jsonb_typeof(job.meta) = 'object' THEN /* schema */oban_sync_with_deadline(
+                (
+                    job.meta - ARRAY[
+                        'cancel_requested_at', 'cancel_requested_by', 'rescued', 'rescued_start'
+                    ]
+                ) || CASE WHEN job.meta ? 'uniq_bmp' THEN '{"uniq_bmp": []}' ELSE '{}' END::jsonb,
+                NULL,
+                timezone('UTC', now())
+            )
             ELSE job.meta
         END
     FROM (

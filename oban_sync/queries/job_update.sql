@@ -7,8 +7,8 @@
 -- Gives: the columns of every job changed, jsonb and timestamps as text. Nodes are woken at commit
 -- where a job became available, or is available in another queue.
 --
--- meta is merged: another writer's keys stay. A job that waits for its time moves between scheduled
--- and available with it.
+-- meta is merged: another writer's keys stay, and so does the key of a unique job. A job that waits
+-- for its time moves between scheduled and available with it, and its deadline moves along.
 WITH change AS (
     SELECT *
     FROM pg_catalog.jsonb_to_recordset(%(changes)s::text::jsonb) AS change (
@@ -28,11 +28,19 @@ changed AS (
     UPDATE /* schema */oban_jobs AS job
     SET args = coalesce(change.args, job.args),
         max_attempts = coalesce(change.max_attempts, job.max_attempts),
-        meta = CASE
-            WHEN change.meta IS NULL THEN job.meta
-            WHEN jsonb_typeof(job.meta) = 'object' THEN job.meta || change.meta
-            ELSE change.meta
-        END,
+        meta = /* schema */oban_sync_with_deadline(
+            CASE
+                WHEN change.meta IS NULL THEN job.meta
+                WHEN jsonb_typeof(job.meta) = 'object'
+                    THEN job.meta || (change.meta - ARRAY['uniq', 'uniq_bmp', 'uniq_key'])
+                ELSE change.meta
+            END,
+            NULL,
+            coalesce(
+                timezone('UTC', now()) + make_interval(secs => change.schedule_in),
+                change.scheduled_at
+            )
+        ),
         priority = coalesce(change.priority, job.priority),
         queue = coalesce(change.queue, job.queue),
         scheduled_at = coalesce(

@@ -67,7 +67,7 @@ class Producer(Loop):
         self.uuid = new_identity()
         self._db = db
         self._lease = lease
-        self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease)
+        self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease, limits=queue.limits)
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
         self._runner = self._on_threads() if runner is None else runner
         self._refusal = queue.limits.refusal if queue.limits.any else None
@@ -445,6 +445,11 @@ class Producer(Loop):
 
     def _pause(self) -> float | None:
         now = time.monotonic()
+
+        if 0.0 < self._again_at <= now:
+            # It came while the jobs of the turn were handed out.
+            return 0.0
+
         moments = [self._unsure_until, self._again_at]
 
         if self.stopping:

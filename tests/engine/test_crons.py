@@ -448,6 +448,23 @@ def test_a_job_that_is_refused_is_settled_by_saying_so(settle, declare, conn, sl
     assert "refuses its job" in caplog.text
 
 
+def test_a_unique_job_that_is_there_already_is_settled_by_saying_so(
+    settle, declare, factory, slots
+):
+    template = {"queue": "alpha", "unique": {"period": "forever", "fields": ["worker"]}}
+    declare(entry(text="* * * * *", template=template))
+    first = settle()
+    second = settle(NOON + timedelta(minutes=1))
+
+    assert (first.outcome, second.outcome, second.job) == ("inserted", "skipped", None)
+    assert second.reason == f"unique: job {first.job.id} is available"
+    assert [(slot.outcome, slot.job_id) for slot in slots()] == [
+        ("skipped", None),
+        ("inserted", first.job.id),
+    ]
+    assert factory.count() == 1
+
+
 def test_a_lock_that_is_held_too_long_is_told(db, stored, declare, conn):
     declare(entry())
     seen = stored()
