@@ -20,6 +20,7 @@ from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
 from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
+from oban_sync.core.limits import Limits
 from oban_sync.engine.session import Db
 from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
@@ -267,6 +268,11 @@ class Oban:
     def prefix(self) -> str:
         """The PostgreSQL schema of its tables."""
         return self._config.prefix
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """What holds for its queues beside their limits on one node, by queue."""
+        return self._config.limits
 
     @property
     def running(self) -> bool:

@@ -6,14 +6,15 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import psycopg
 
-from oban_sync.core.errors import ConfigError, shown
+from oban_sync.core.errors import ConfigError, InvalidJobError, shown
 from oban_sync.core.job import Job
+from oban_sync.core.limits import Limits
 from oban_sync.engine import callers
 from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.retry import conflicts_retried
@@ -31,6 +32,11 @@ class Desk(Protocol):
     @property
     def db(self) -> Db:
         """The application pool."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:
+        """What holds for queues beside their limits on one node, where it is known here."""
         ...
 
 
@@ -82,7 +88,7 @@ def enqueue_many(
         ConfigError: Something among them is not a job; nothing was stored.
         DatabaseUnavailableError, InvalidJobError, SchemaError: As `enqueue`.
     """
-    given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs)
+    given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs, desk.limits)
 
     if conn is None:
         conn = callers.bound_to(desk)
@@ -164,7 +170,7 @@ def bind(desk: Desk, conn: Any) -> AbstractContextManager[None]:
     return callers.bound(desk, conn)
 
 
-def _checked(given: Iterable[Job]) -> Iterator[Job]:
+def _checked(given: Iterable[Job], limits: Mapping[str, Limits]) -> Iterator[Job]:
     if not isinstance(given, Iterable):
         raise ConfigError("jobs", f"{shown(given)} is neither a job nor an iterable of jobs")
 
@@ -173,5 +179,10 @@ def _checked(given: Iterable[Job]) -> Iterator[Job]:
             raise ConfigError(
                 f"jobs[{index}]", f"{shown(job)} is not a job; make one with Worker.new(...)"
             )
+
+        limited = limits.get(job.queue)
+
+        if limited is not None and (problem := limited.refusal(job)) is not None:
+            raise InvalidJobError("job", problem)
 
         yield job

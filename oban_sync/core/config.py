@@ -79,6 +79,11 @@ class Config:
     cron: tuple[Line, ...] = ()
     scheduler: SchedulerConfig = SchedulerConfig()
 
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """The queues that have more than a limit on this node, by name."""
+        return {queue.name: queue.limits for queue in self.queues if queue.limits.any}
+
     @classmethod
     def checked(cls, given: Mapping[str, object]) -> Config:
         """Check options by name; those that are None keep their default.

@@ -206,7 +206,9 @@ def entry_of(
             "cron", f"the jobs of {worker} are all for one time; take away its scheduled_at"
         )
 
-    job = defaults.job(worker, None)
+    # Its args come with the job of each time, and so does what they have to hold.
+    known = {key: value for key, value in defaults.values.items() if key != "unique"}
+    job = JobOptions(known).job(worker, None)
     said = defaults.values
     template = {
         "args": {},

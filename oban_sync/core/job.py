@@ -225,6 +225,10 @@ class Job:
         """Make `lease_lost` true, whatever the lease: the job may be somebody else's by now."""
         self._generation = -1
 
+    def doubted(self) -> None:
+        """Make `lease_lost` true until `leased` is called: whose it is has to be looked up."""
+        self._generation = -2
+
     @property
     def is_disowned(self) -> bool:
         """Whether `disowned` was called, and `leased` not since."""
@@ -237,6 +241,11 @@ class Job:
 
         self._cancelled = True
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the library may keep something with this job; quick, and true more often."""
+        return type(self._meta) is not str or KEPT in self._meta
+
     def kept(self, name: str) -> Any:
         """What the library keeps with this job, in its meta under `KEPT`; None when nothing.
 
@@ -244,7 +253,7 @@ class Job:
             JobDecodeError: The meta cannot be read.
         """
         # Of most jobs the meta is never parsed.
-        if type(self._meta) is str and f'"{KEPT}"' not in self._meta:
+        if not self.keeps:
             return None
 
         kept = self.meta.get(KEPT)

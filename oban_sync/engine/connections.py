@@ -48,7 +48,6 @@ POOL_NAME = "oban-sync "
 LOOP_SETTINGS: Mapping[str, str] = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",

@@ -210,6 +210,10 @@ def time_left(job: Job) -> float | None:
 
 
 def _kept(job: Job, name: str) -> Any:
+    # The hot path: nearly every job keeps nothing.
+    if not job.keeps:
+        return None
+
     try:
         return job.kept(name)
     except JobDecodeError:

@@ -400,8 +400,9 @@ class Producer(Loop):
         # One that was given up stays disowned, though its outcome may be yet to come.
         suspects = [job for job in self._unverified if job in self._running and not job.is_disowned]
 
+        # Not disowned, which would keep one from being begun that turns out to be ours.
         for job in suspects:
-            job.disowned()
+            job.doubted()
 
         for job in ack.still_ours(self._db, suspects, owner=self.uuid) if suspects else []:
             job.leased(self._lease)

@@ -791,3 +791,20 @@ def test_options_of_the_scheduler():
 
     with pytest.raises(ConfigError, match="at the most"):
         check_scheduler("scheduler", {"catch_up_window": 10**9})
+
+
+def test_a_worker_whose_keys_make_it_unique_may_have_a_cron_entry():
+    @worker(
+        name="tests.cron.Keyed",
+        cron={"expr": "@daily", "args": {"id": 1}},
+        unique={"keys": ["id"]},
+        oban="a keyed oban",
+    )
+    class Keyed:
+        def process(self, job):
+            return None
+
+    [line] = crontab("a keyed oban")
+
+    assert line.job_at(NOW).is_unique
+    assert Keyed.new({"id": 1}).is_unique

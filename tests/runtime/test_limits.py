@@ -8,7 +8,7 @@ from threading import Event, Lock
 
 import pytest
 
-from oban_sync import Cancel, Record, job, worker
+from oban_sync import Cancel, InvalidJobError, Record, job, worker
 from tests.support.probe import Gate, eventually
 
 
@@ -204,3 +204,18 @@ def test_a_node_makes_the_index_of_its_lanes(make_oban, conn):
             is not None
         )
     )
+
+
+def test_a_job_that_could_never_run_here_is_refused_when_it_is_enqueued(make_oban, factory):
+    by_key = {"limit": 2, "global_limit": {"allowed": 1, "partition": {"args": "k"}}}
+    rated = {"limit": 2, "rate_limit": {"allowed": 2, "period": 1.0}}
+    oban = make_oban(queues={"alpha": by_key, "beta": rated})
+
+    with pytest.raises(InvalidJobError, match=r"args lack the key 'k', by which queues\[\"alpha"):
+        oban.enqueue(Visit.new({"other": 1}))
+
+    with pytest.raises(InvalidJobError, match="weighs 3"):
+        oban.enqueue_many(Visit.new(queue="beta"), Visit.new(queue="beta", weight=3))
+
+    assert factory.count() == 0
+    assert oban.enqueue(Visit.new({"other": 1}, queue="gamma")).id

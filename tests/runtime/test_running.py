@@ -22,7 +22,7 @@ from oban_sync import (
     job,
     worker,
 )
-from oban_sync.engine import fetch, migrations
+from oban_sync.engine import ack, fetch, migrations
 from tests.support.probe import eventually
 from tests.support.workers import Echo, Held, a_gate
 
@@ -424,3 +424,35 @@ def test_many_busy_queues_share_a_few_connections(make_oban, factory, conn):
 
     assert connections <= 5
     assert factory.count(attempt=1) == 800
+
+
+def test_a_job_that_begins_while_its_owner_is_looked_up_is_run(make_oban, probe, monkeypatch):
+    looked, begun = Event(), Event()
+    still_ours = ack.still_ours
+
+    def slowly(db, jobs, *, owner):
+        looked.set()
+        assert begun.wait(10)
+
+        return still_ours(db, jobs, owner=owner)
+
+    monkeypatch.setattr(ack, "still_ours", slowly)
+    oban = make_oban(queues={"alpha": 1}).start()
+    [member] = oban._lifecycle.supervisor.roster._members.values()
+    producer = member.producer
+    execute = producer._execute
+
+    def late(job):
+        producer.verify()
+        assert looked.wait(10)
+
+        try:
+            execute(job)
+        finally:
+            begun.set()
+
+    monkeypatch.setattr(producer._slots, "_run", late)
+    stored = Echo.enqueue({})
+
+    assert probe.next("oban.job.stop")["job"].id == stored.id
+    eventually(lambda: not producer.running)
