@@ -36,11 +36,12 @@ SELECT
     EXISTS (SELECT FROM claimed) AS led,
     coalesce((SELECT claimed.anew FROM claimed), false) AS anew,
     coalesce(
-        extract(epoch FROM (
-            SELECT lease.expires_at - now.at
+        (
+            -- Not of the difference: before PostgreSQL 17 there is none to infinity.
+            SELECT extract(epoch FROM lease.expires_at) - extract(epoch FROM now.at)
             FROM /* schema */oban_sync_leaders AS lease
             CROSS JOIN now
             WHERE lease.name = %(name)s::text
-        )),
+        ),
         0
     )::double precision AS remaining
