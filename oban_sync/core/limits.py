@@ -6,14 +6,13 @@ taken.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oban_sync.core import checks
+from oban_sync.core import checks, payload
 from oban_sync.core.checks import check_choice, check_flag, check_whole
-from oban_sync.core.errors import ConfigError, JobDecodeError, shown, unknown
+from oban_sync.core.errors import ConfigError, InvalidJobError, JobDecodeError, shown, unknown
 from oban_sync.core.job import Job
 
 #: The keys of a queue's options that are read here.
@@ -301,7 +300,8 @@ def _fair(option: str, given: object) -> tuple[Partition, tuple[tuple[str, int],
         if not isinstance(value, str | int | float | bool):
             raise ConfigError(path, f"{shown(value)} is no value of a key")
 
-        found[json.dumps(value)] = check_whole(f"{path}[{value!r}]", weight, 1, MOST_WEIGHT)
+        said = _jsonable(path, value)
+        found[said] = check_whole(f"{path}[{said}]", weight, 1, MOST_WEIGHT)
 
     return partition, tuple(sorted(found.items()))
 
@@ -342,9 +342,17 @@ def _fields(option: str, part: object) -> Iterable[Field]:
             if not isinstance(key, str) or not key or "\0" in key:
                 raise ConfigError(f"{option}.{source}", f"{shown(key)} is not the name of a key")
 
+            _jsonable(f"{option}.{source}", key)
             fields.append(Field(source, key))
 
     return fields
+
+
+def _jsonable(option: str, value: object) -> str:
+    try:
+        return payload.encode_any(value, option)
+    except InvalidJobError as error:
+        raise ConfigError(option, error.problem) from None
 
 
 def _listed(option: str, keys: object) -> Sequence[object]:

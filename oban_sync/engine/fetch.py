@@ -133,7 +133,11 @@ def turn(
 
     try:
         with db.session() as tx:
-            if not other:
+            if other and claim.limiter is not None:
+                # By itself: the queue's lock is not kept from one statement to the next.
+                written = ack.ack(tx, other, owner=claim.owner)
+                taken = _take(tx, claim, plain, demand, running)
+            elif not other:
                 taken = _take(tx, claim, plain, demand, running)
             else:
                 with tx.conn.transaction():

@@ -31,7 +31,7 @@ MOST_CHARACTERS = 16_000_000
 
 #: Times that a unique job is tried whose key was taken when it was inserted, and free when its
 #: holder was looked for. Each time another job has come and gone in between.
-MOST_TRIES = 10
+MOST_TRIES = 200
 
 #: The columns of a job, in the order in which the statements give them.
 COLUMNS = (
@@ -192,7 +192,10 @@ def _try(
     drawn = dict(zip(places, dict.fromkeys(row[0] for row in found), strict=True))
     left = places
 
-    for _ in range(MOST_TRIES):
+    tries = 0
+
+    while tries < MOST_TRIES:
+        before = len(left)
         times = {row[0]: row for row in found if row[1] is not None}
         taken = [place for place in left if drawn[place] not in times]
 
@@ -210,6 +213,8 @@ def _try(
         if not again and len(there) < len(taken):
             raise _Gone(drawn)
 
+        # One of several that give way to each other is stored by each try.
+        tries = 0 if len(left) < before else tries + 1
         # The ids are kept, so that a later try keeps the order.
         rows = [batch[place] for place in left]
         found = _insert_free(conn, schema, rows, [drawn[place] for place in left])

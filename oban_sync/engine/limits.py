@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,9 @@ MOST_AT_ONCE = 100
 
 #: Seconds until that turn.
 AT_ONCE = 0.001
+
+#: Seconds for which a job is passed over whose row another transaction held.
+PASS_PERIOD = 1.0
 
 #: Lanes are numbers of 64 bits.
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -114,6 +118,8 @@ class Limiter:
         # Whether the head of the queue was not enough the last time.
         self._goes_far = limits.fair
         self._weights: dict[int, int] | None = None
+        # Jobs whose rows somebody else held, and until when they are passed over.
+        self._passed: dict[int, float] = {}
 
     def take(
         self,
@@ -143,6 +149,8 @@ class Limiter:
         """
         self.numbered += 1
         steps: list[Step] = []
+        now = time.monotonic()
+        self._passed = {key: until for key, until in self._passed.items() if until > now}
 
         if finished is not None:
             values = {"ids": finished.ids, "fences": finished.fences, "owner": owner}
@@ -158,7 +166,7 @@ class Limiter:
                 "node": node,
                 "owner": owner,
                 "turn": self.numbered,
-                "shunned": Bigints(shunned),
+                "shunned": Bigints([*shunned, *self._passed]),
                 "peek": peek,
                 **rate_params(queue_limit(self._queue), self.limits.rate),
             }
@@ -176,13 +184,17 @@ class Limiter:
         rows = [row[:13] for row in found[-1] if row[0] is not None]
 
         if not peek:
+            held = set(picked) - {row[2] for row in rows}
+            # Where they are all that fits, others may wait behind them.
+            held = held if not rows or len(picked) == demand else set()
+            self._passed |= dict.fromkeys(held, now + PASS_PERIOD)
             known = {job.key: lane for job, lane in zip(running, kept, strict=True)}
             self._lane_by_job = known | {(row[2], row[11]): row[12] for row in rows}
 
             if self._lanes is not None:
                 self._cursor, self._spent = cursor, spent
                 full = demand > len(rows) == MOST_AT_ONCE or (needed and not self._goes_far)
-                again_in = AT_ONCE if full else again_in
+                again_in = AT_ONCE if full or held else again_in
                 self._goes_far = needed
 
         return Taken(acked, rows, again_in, picked)

@@ -38,12 +38,13 @@ class Stopping(Protocol):
 def conflicts_retried(work: Callable[[], Result]) -> Result:
     """Do a transaction's work, again if it lost a deadlock or serialization race.
 
-    Five times at most, a few milliseconds apart; the last error is raised.
+    Twenty times at most, up to half a second apart; the last error is raised. Many that insert and
+    replace the same unique jobs at once may lose several times in a row.
     """
     retrying = Retrying(
         retry=retry_if_exception(_is_conflict),
-        stop=stop_after_attempt(5),
-        wait=wait_random(0.0, 0.05),
+        stop=stop_after_attempt(20),
+        wait=wait_exponential(multiplier=0.005, max=0.5) + wait_random(0.0, 0.05),
         reraise=True,
     )
 

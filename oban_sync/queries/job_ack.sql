@@ -54,7 +54,10 @@ SET state = CASE
         WHEN job.state::text = 'executing' AND outcome.meta IS NULL THEN job.meta
         WHEN job.state::text = 'executing' THEN coalesce(job.meta, '{}') || outcome.meta
         -- Once is enough: the same outcome, sent again, must find nothing to do.
-        ELSE (job.meta - 'rescued_start') || coalesce(outcome.meta, '{}')
+        ELSE (job.meta - 'rescued_start') || CASE
+            WHEN job.state::text = 'discarded' AND job.meta ? 'uniq_bmp' THEN '{"uniq_bmp": []}'
+            ELSE '{}'
+        END::jsonb || coalesce(outcome.meta, '{}')
     END,
     errors = CASE
         WHEN outcome.error IS NULL THEN job.errors

@@ -166,7 +166,7 @@ far AS MATERIALIZED (
     )) AS needed
     FROM whole
 ),
-walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in) AS (
+walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in, weight) AS (
     SELECT
         %(start)s::bigint,
         false,
@@ -175,7 +175,8 @@ walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in) AS 
         false,
         NULL::integer,
         NULL::double precision,
-        NULL::double precision
+        NULL::double precision,
+        1
     FROM whole
     WHERE whole.indexed
       AND (SELECT far.needed FROM far)
@@ -188,23 +189,30 @@ walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in) AS 
         entry.is_open,
         entry.share_room,
         own.room[1],
-        own.room[2]
+        own.room[2],
+        step.weight
     FROM walk
     CROSS JOIN LATERAL (
         (
-            SELECT /* lane */ AS lane, walk.wrapped
+            SELECT
+                /* lane */ AS lane,
+                walk.wrapped,
+                /* schema */oban_sync_weight(job.meta, %(allowed)s::integer) AS weight
             FROM /* schema */oban_jobs AS job
             WHERE job.state = 'available'
               AND job.queue = /* queue */
               AND job.attempt < job.max_attempts
               AND job.id <> ALL (%(shunned)s::bigint[])
               AND /* lane */ > walk.lane
-            ORDER BY /* lane */
+            ORDER BY /* lane */, job.priority, job.scheduled_at, job.id
             LIMIT 1
         )
         UNION ALL
         (
-            SELECT /* lane */ AS lane, true
+            SELECT
+                /* lane */ AS lane,
+                true,
+                /* schema */oban_sync_weight(job.meta, %(allowed)s::integer) AS weight
             FROM /* schema */oban_jobs AS job
             WHERE job.state = 'available'
               AND job.queue = /* queue */
@@ -212,7 +220,7 @@ walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in) AS 
               AND job.id <> ALL (%(shunned)s::bigint[])
               AND /* lane */ <= %(start)s::bigint
               AND NOT walk.wrapped
-            ORDER BY /* lane */
+            ORDER BY /* lane */, job.priority, job.scheduled_at, job.id
             LIMIT 1
         )
         LIMIT 1
@@ -236,7 +244,7 @@ walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in) AS 
         SELECT
             share.room AS share_room,
             (%(burst)s::boolean OR coalesce(share.room, 1) > 0)
-                AND coalesce(own.room[1], 1) > 0 AS is_open
+                AND coalesce(own.room[1], step.weight) >= step.weight AS is_open
         FROM (
             SELECT %(share)s::integer - CASE
                 WHEN busy.lanes[pg_catalog.width_bucket(step.lane, busy.lanes)] = step.lane
@@ -516,7 +524,7 @@ FROM (
                 END,
                 -- There are more lanes than one turn visits.
                 CASE WHEN reached.steps >= 500 THEN 0.05 END,
-                (SELECT min(walk.again_in) FROM walk WHERE walk.rate_room = 0),
+                (SELECT min(walk.again_in) FROM walk WHERE walk.rate_room < walk.weight),
                 (SELECT min(pool.again_in) FROM pool WHERE pool.too_soon),
                 CASE
                     WHEN (SELECT count(*) FROM ordered) > chosen.jobs THEN whole.again_in

@@ -62,11 +62,13 @@ found AS MATERIALIZED (
         job.position,
         one.id,
         one.counts,
+        one.state,
         CASE WHEN one.counts THEN one.fields END AS fields
     FROM job
     CROSS JOIN LATERAL (
         SELECT
             holder.id,
+            holder.state::text AS state,
             holder.state::text = ANY (job.states::text[]) AND holder.inserted_at > job.since AS counts,
             job.replace -> holder.state::text AS fields
         FROM /* schema */oban_jobs AS holder
@@ -76,6 +78,7 @@ found AS MATERIALIZED (
         UNION ALL
         SELECT
             former.id,
+            former.state::text,
             true,
             job.replace -> former.state::text
         FROM /* schema */oban_jobs AS former
@@ -105,6 +108,7 @@ wish AS MATERIALIZED (
         held.id,
         found.counts,
         found.fields,
+        found.state AS found_in,
         job.*,
         CASE
             WHEN NOT found.counts THEN held.meta || '{"uniq_bmp": []}'
@@ -159,7 +163,7 @@ changed AS (
     FROM wish
     WHERE one.id = wish.id
       AND CASE
-          WHEN wish.counts THEN one.state::text = ANY (wish.states::text[])
+          WHEN wish.counts THEN one.state::text = wish.found_in
           ELSE /* schema */oban_sync_watched(one.state, one.meta)
               AND NOT (
                   one.state::text = ANY (wish.states::text[]) AND one.inserted_at > wish.since

@@ -10,6 +10,7 @@ from random import Random
 from threading import Event
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -844,3 +845,83 @@ def test_any_history_keeps_to_the_limits_and_leaves_nothing_waiting_that_may_run
 
             if wanted:
                 assert not [id for id in waiting if model.room(running(), keys[id])], options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"global_limit": {"allowed": 5, "partition": {"args": "k"}}}, {"fair": {"args": "k"}}],
+    ids=["partition", "fair"],
+)
+def test_rows_that_others_hold_at_the_head_do_not_stop_a_queue(
+    producer, jobs, dsn, prefix, options
+):
+    first, second, *_ = jobs(*[1] * 10)
+    one = producer(**options)
+
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT set_config('search_path', %s, false)", [f'"{prefix}"'])
+        other.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [first])
+        turns = [one.turn(1) for _ in range(2)]
+
+    assert turns[0].again_in is not None
+    assert [job.id for turn in turns for job in turn.jobs] == [second]
+
+
+@pytest.mark.parametrize("options", [{}, {"fair": {"args": "k"}}], ids=["partition", "fair"])
+def test_keys_whose_first_job_is_too_heavy_hold_nobody_up(producer, jobs, indexed, options):
+    partition = {"args": "k"}
+    one = producer(rate_limit={"allowed": 10, "period": 600, "partition": partition}, **options)
+    keys = range(60)
+    jobs(*keys)
+    taken = 0
+
+    while taken < len(keys):
+        taken += len(one.turn(100).jobs)
+        one.turn(0, finished=tuple(one.running))
+
+    jobs(*keys, meta={"oban_sync": {"weight": 10}})
+    light = jobs(*(f"light {number}" for number in range(5)))
+    found = []
+
+    for _ in range(20):
+        found += one.turn(1, finished=tuple(one.running)).jobs
+
+    assert sorted(job.id for job in found) == light
+
+
+def test_limits_that_count_tokens_take_away_no_rows_of_each_other(producer, jobs, conn):
+    rate = {"allowed": 5, "period": 0.001, "algorithm": "token_bucket", "partition": {"args": "k"}}
+    jobs(*range(5))
+    assert len(producer(rate_limit=rate).turn(5).jobs) == 5
+    conn.execute(
+        "INSERT INTO oban_sync_rates SELECT 'queue:other', lane, slot, used, expires_at "
+        "FROM oban_sync_rates"
+    )
+    conn.execute("UPDATE oban_sync_rates SET expires_at = now() - interval '1 hour'")
+    jobs(*range(5))
+    assert len(producer(rate_limit=rate).turn(5).jobs) == 5
+    others = conn.execute("SELECT count(*) FROM oban_sync_rates WHERE name = 'queue:other'")
+
+    assert others.fetchone() == (5,)
+
+
+def test_the_lock_of_a_queue_is_not_held_over_what_else_a_turn_writes(producer, jobs, monkeypatch):
+    jobs(1, 2, 3)
+    one, other = producer(global_limit=5), producer(global_limit=5)
+    [run] = one.turn(1).jobs
+    take = fetch._take
+    seen = []
+
+    def stalled(tx, claim, *rest):
+        found = take(tx, claim, *rest)
+
+        if claim is one.claim:
+            # As if the process stood still here.
+            seen.extend(other.turn(1).jobs)
+
+        return found
+
+    monkeypatch.setattr(fetch, "_take", stalled)
+    fetch.turn(one.db, one.claim, [of_result(run, Record(1))], 1)
+
+    assert len(seen) == 1

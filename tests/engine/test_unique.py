@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 
 import psycopg
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from oban_sync import InvalidJobError, Worker, schema, worker
+from oban_sync import InvalidJobError, Record, Worker, schema, worker
+from oban_sync.core.outcome import of_result
 from oban_sync.core.state import JobState
 from oban_sync.core.unique import GROUPS
 from oban_sync.engine import fetch, jobs, upkeep
@@ -865,3 +867,74 @@ def walked(plan):
 
     for inner in plan.get("Plans", []):
         yield from walked(inner)
+
+
+@pytest.mark.parametrize("unique", [{"states": ["executing"]}, {"period": 1e-9}], ids=str)
+def test_many_that_do_not_count_for_each_other_are_all_stored(oban, unique):
+    stored = oban.enqueue_many([Plain.new({"id": 1}, unique=unique) for _ in range(15)])
+
+    assert len({job.id for job in stored}) == 15
+
+
+def test_nothing_is_replaced_in_a_state_that_it_was_not_given_for(dsn, prefix, oban, monkeypatch):
+    unique = {"replace": {"available": ["args"]}, "fields": ["worker"]}
+    first = Plain.enqueue({"v": 1}, unique=unique)
+    find = jobs._find
+
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT set_config('search_path', %s, false)", [f'"{prefix}"'])
+        other.commit()
+        started = []
+
+        def late(*given):
+            if not started:
+                # A producer takes the job, and commits once somebody waits for the row.
+                started.append(
+                    other.execute(
+                        "UPDATE oban_jobs SET state = 'executing', attempt = 1 WHERE id = %s "
+                        "RETURNING pg_backend_pid()",
+                        [first.id],
+                    ).fetchone()[0]
+                )
+                committing = Thread(target=commits_when_waited_for, args=(dsn, other, started[0]))
+                committing.start()
+                result = list(find(*given))
+                committing.join(10)
+
+                return result
+
+            return find(*given)
+
+        monkeypatch.setattr(jobs, "_find", late)
+        found = Plain.enqueue({"v": 2}, unique=unique)
+
+    assert (found.id, found.conflict, found.args) == (first.id, True, {"v": 1})
+
+
+def commits_when_waited_for(dsn, conn, pid):
+    with psycopg.connect(dsn, autocommit=True) as looking:
+        eventually(
+            lambda: looking.execute(
+                "SELECT true FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))", [pid]
+            ).fetchone()
+        )
+
+    conn.commit()
+
+
+def test_a_late_outcome_is_written_though_another_has_the_key_by_now(oban, db, conn):
+    stored = Once.enqueue({"id": 1})
+    [run] = fetch.turn(db, CLAIM, (), 1).jobs
+    # As a third death leaves it, of a node that was only slow.
+    conn.execute(
+        "UPDATE oban_jobs SET state = 'discarded', discarded_at = now(), meta = meta || "
+        "jsonb_build_object('rescued', 3, 'rescued_start', jsonb_build_object("
+        "'at', to_jsonb(attempted_at), 'attempt', attempt))"
+    )
+    other = Once.enqueue({"id": 1})
+    turn = fetch.turn(db, CLAIM, [of_result(run, Record(5))], 0)
+
+    assert (turn.refused, turn.fenced, turn.left) == ([], [], [])
+    assert not other.conflict
+    assert oban.get_job(stored.id).state == "completed"
+    assert oban.get_job(stored.id).recorded() == 5

@@ -138,6 +138,7 @@ BEGIN
         SELECT old.ctid
         FROM /* schema */oban_sync_rates AS old
         WHERE old.expires_at < moment
+          AND (old.name = limit_name OR old.slot <> 0)
         ORDER BY old.expires_at
         LIMIT 5
         FOR UPDATE SKIP LOCKED
