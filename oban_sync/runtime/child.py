@@ -92,6 +92,7 @@ class _Inmate:
         self._pipe = pipe
         self._asking = Lock()
         self._job: Job | None = None
+        self._pid = os.getpid()
 
     def settle(self) -> None:
         """Be what the parent alone signals, and end with it."""
@@ -118,9 +119,13 @@ class _Inmate:
 
         try:
             outcome = self._outcome(job, module)
-            message = crossing.message(DONE, crossing.content_of(outcome))
+            message = _done(job, outcome)
         except BaseException as error:
-            message = crossing.message(DONE, crossing.content_of(executor.failed(job, error)))
+            message = _done(job, executor.failed(job, error))
+
+        if os.getpid() != self._pid:
+            # A copy that the job forked came back from it; the original tells what came of the job.
+            os._exit(1)
 
         for stream in (sys.stdout, sys.stderr):
             # Into a pipe, text would stay here for as long as the child lives.
@@ -159,6 +164,10 @@ class _Inmate:
             job.ask_to_stop()
 
             raise KeyboardInterrupt("the job was asked to stop")
+
+
+def _done(job: Job, outcome: Outcome) -> bytes:
+    return crossing.message(DONE, {**crossing.content_of(outcome), "key": list(job.key)})
 
 
 class _ParentsLease:

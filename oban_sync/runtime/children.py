@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,7 @@ class Child:
         self.jobs = 0
         self.began = False
         self.exit_code: int | None = None
+        self._said = bytearray()
         self._lock = Lock()
         self._closed = False
         self._over = False
@@ -210,7 +212,10 @@ class Child:
                     self._pipe.send(job.lease_lost())
             elif said[0] == child.DONE:
                 try:
-                    return crossing.outcome_of(job, said[1])
+                    if said[1]["key"] == list(job.key):
+                        return crossing.outcome_of(job, said[1])
+
+                    self._over = True
                 except (LookupError, TypeError, ValueError):
                     self._over = True
 
@@ -270,6 +275,9 @@ class Child:
 
     def _heard(self, until: float | None) -> tuple[str, Any] | None:
         """What it says next; None for nothing, or after a while."""
+        if (said := self._next()) is not None or self._over:
+            return said
+
         pause = LOOK_INTERVAL if until is None else until - time.monotonic()
         sources: list[Any] = [self._pipe, self._wakes, self._process.sentinel]
         ready = wait(sources, min(max(0.0, pause), LOOK_INTERVAL))
@@ -279,14 +287,45 @@ class Child:
 
         if self._pipe in ready:
             try:
-                return crossing.read(self._pipe.recv_bytes())
-            except (EOFError, OSError, ValueError):
-                # Its end of the pipe is gone, or in the hands of the job's own code.
-                self._over = True
+                # Never more than there is: the rest of a message may not come, or not in time.
+                data = os.read(self._pipe.fileno(), 1 << 20)
+            except OSError:
+                data = b""
+
+            self._said += data
+            self._over = not data
+
+            return self._next()
         elif self._process.sentinel in ready or not (ready or self._process.is_alive()):
             self._over = True
 
         return None
+
+    def _next(self) -> tuple[str, Any] | None:
+        """The next message that has come as a whole."""
+        if len(self._said) < 4:
+            return None
+
+        start, (size,) = 4, struct.unpack_from("!i", self._said)
+
+        if size == -1 and len(self._said) >= 12:
+            start, (size,) = 12, struct.unpack_from("!Q", self._said, 4)
+
+        if size < 0 or len(self._said) < start + size:
+            self._over |= size < -1
+
+            return None
+
+        data = bytes(self._said[start : start + size])
+        del self._said[: start + size]
+
+        try:
+            return crossing.read(data)
+        except (TypeError, ValueError, RecursionError):
+            # The pipe is in the hands of the job's own code.
+            self._over = True
+
+            return None
 
     def _doom(self, fate: Fate) -> None:
         with self._lock:

@@ -220,8 +220,7 @@ class Timekeeper(Loop):
         run = watch.run
 
         if run.stretch.unless_ended(run.expire):
-            log.warning("%r is asked to stop: %s", run.job, run.bound.problem)
-            _tell(run, "flag")
+            self._say(run, "flag", f"is asked to stop: {run.bound.problem}")
 
     def _cancel_sql(self, watch: _Watch) -> None:
         run = watch.run
@@ -259,16 +258,15 @@ class Timekeeper(Loop):
 
         if not watch.interrupted:
             watch.interrupted = True
-            _tell(run, "interrupt")
+            self._say(run, "interrupt")
 
     def _replace(self, watch: _Watch) -> None:
         run = watch.run
         stack = run.stretch.stack()
 
         if run.stretch.unless_ended(partial(self._give_up, run)):
-            log.warning("%r does not stop: its thread is given up", run.job)
             self._aside(partial(self._conclude, run, stack))
-            _tell(run, "replace")
+            self._say(run, "replace", "does not stop: its thread is given up")
 
     def _give_up(self, run: Run) -> None:
         run.lost = True
@@ -286,6 +284,10 @@ class Timekeeper(Loop):
             report(run.job, outcome, run.started)
         finally:
             CURRENT.reset(token)
+
+    def _say(self, run: Run, step: str, text: str = "") -> None:
+        # Aside: a handler of the application's may wait, even for the very job that is stuck in it.
+        self._aside(partial(_announce, run, step, text))
 
     def _aside(self, work: Callable[[], None]) -> None:
         """Do what may take long, by code of the application or over the network."""
@@ -306,6 +308,13 @@ def _guarded(watch: _Watch, step: Callable[[_Watch], None]) -> None:
 def _cancel(run: Run) -> None:
     if run.connections.cancel():
         _tell(run, "cancel_sql")
+
+
+def _announce(run: Run, step: str, text: str) -> None:
+    if text:
+        log.warning("%r %s", run.job, text)
+
+    _tell(run, step)
 
 
 def _tell(run: Run, step: str) -> None:
