@@ -301,7 +301,7 @@ def _fair(option: str, given: object) -> tuple[Partition, tuple[tuple[str, int],
             raise ConfigError(path, f"{shown(value)} is no value of a key")
 
         said = _jsonable(path, value)
-        found[said] = check_whole(f"{path}[{said}]", weight, 1, MOST_WEIGHT)
+        found[said] = check_whole(f"{path}[{value!r}]", weight, 1, MOST_WEIGHT)
 
     return partition, tuple(sorted(found.items()))
 
