@@ -86,7 +86,13 @@ POWERS: dict[str, set[str]] = {
     "django": set(),
     "os.environ": {"settings.py", "embedded"},
     "os.getenv": set(),
-    "os._exit": {"cli", "runtime/foreground.py"},
+    "os._exit": {
+        "cli",
+        "runtime/foreground.py",
+        "runtime/child.py",
+        "runtime/executor.py",
+        "runtime/slots.py",
+    },
     "sys.exit": {"cli"},
     "time.sleep": {"runtime/producer.py"},  # of 0, to yield; it waits for nothing
     "datetime.now": {"core/clock.py"},

@@ -257,8 +257,12 @@ def _end_with_parent() -> None:
         parent.join(PARENT_INTERVAL)
 
         if not parent.is_alive() or (os.getppid() != parent.pid if ours else _is_gone(parent.pid)):
-            # With everything that the job started.
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+            # With everything that the job started. The group that has this name, because the job
+            # may have joined another, which is none of ours.
+            with suppress(ProcessLookupError):
+                os.killpg(os.getpid(), signal.SIGKILL)
+
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_gone(pid: int | None) -> bool:

@@ -106,15 +106,21 @@ class ChildPool:
         """Whether a job that no child has begun is still to be begun."""
         return not (self.is_handed_back(job) or job.cancelled())
 
-    def take(self, job: Job) -> Child | None:
+    def take(self, job: Job, until: float | None = None) -> Child | None:
         """A child for a job; None when the job is not to be begun any more.
+
+        Args:
+            job: The job.
+            until: When that is the case at the latest, on the monotonic clock.
 
         Raises:
             NoChildError: There is none, and none can be started.
         """
         with self._changed:
             while True:
-                if not self.wants(job):
+                left = None if until is None else until - time.monotonic()
+
+                if not self.wants(job) or (left is not None and left <= 0.0):
                     return None
 
                 if (child := self._pop_idle()) is not None:
@@ -124,18 +130,18 @@ class ChildPool:
 
                 if self._warming > self._waiting:
                     self._waiting += 1
-                    self._changed.wait()
+                    self._changed.wait(left)
                     self._waiting -= 1
                 elif (pause := self._not_before - time.monotonic()) > 0.0:
-                    self._changed.wait(pause)
+                    self._changed.wait(pause if left is None else min(pause, left))
                 else:
                     break
 
             self._starting += 1
 
-        return self._start_for(job)
+        return self._start_for(job, until)
 
-    def _start_for(self, job: Job) -> Child:
+    def _start_for(self, job: Job, until: float | None) -> Child:
         try:
             child = self._start()
         except BaseException:
@@ -155,13 +161,16 @@ class ChildPool:
                 child.stop(Fate.CANCELLED)
 
         try:
-            child.await_ready()
+            child.await_ready(until)
         except BaseException:
             with self._changed:
                 del self._busy[job]
 
                 if child.fate is None:
                     self._note_failure()
+                else:
+                    # The keeper may start another, and has all the time that this takes.
+                    self._changed.notify_all()
 
             raise
 

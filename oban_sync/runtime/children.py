@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +13,7 @@ from enum import Enum
 from multiprocessing import forkserver, process, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.reduction import ForkingPickler
 from threading import Lock
 from typing import Any
 
@@ -32,6 +33,9 @@ NAME = "oban-child-"
 #: Seconds in which a child has to start and import what it needs.
 START_PERIOD = 60.0
 
+#: Seconds in which a child has to take a job, import what that needs, and begin it.
+BEGIN_PERIOD = 60.0
+
 #: Seconds that a job gets to tidy up after it was interrupted.
 TIDY_PERIOD = 0.5
 
@@ -49,6 +53,8 @@ _ADVICE = (
     "Children import the script that starts Oban, so whatever that does belongs under "
     'if __name__ == "__main__":'
 )
+
+_MEDDLED = "something else than the library wrote to its pipe"
 
 
 class Fate(Enum):
@@ -76,6 +82,7 @@ class Child:
     Attributes:
         jobs: How many it was given.
         began: Whether it began the last of them.
+        problem: Why it was taken for broken, if it was.
         exit_code: How it ended, as of `multiprocessing.Process`; None while that is not known.
 
     Raises:
@@ -85,16 +92,21 @@ class Child:
     def __init__(self, context: Context, name: str, plan: child.Plan) -> None:
         self.jobs = 0
         self.began = False
+        self.problem: str | None = None
         self.exit_code: int | None = None
         self._said = bytearray()
+        self._unsent = bytearray()
         self._lock = Lock()
         self._closed = False
         self._over = False
+        self._gone = False
         self._leads_group = False
         self._fate: Fate | None = None
         self._pipe, theirs = context.Pipe()
         self._wakes, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
+        # One that does not read must not keep its slot from looking at the time.
+        os.set_blocking(self._pipe.fileno(), False)
         # No daemon, because its jobs may start processes of their own.
         self._process = context.Process(
             target=child.main, args=(theirs, plan), name=name, daemon=False
@@ -131,8 +143,11 @@ class Child:
         """Why it was stopped, if it was."""
         return self._fate
 
-    def await_ready(self) -> None:
+    def await_ready(self, until: float | None = None) -> None:
         """Wait until it has imported what it needs.
+
+        Args:
+            until: When to stop it at the latest, on the monotonic clock.
 
         Raises:
             NoChildError: It ended, failed to set up, takes too long, or was stopped. It is reaped.
@@ -140,7 +155,11 @@ class Child:
         deadline = time.monotonic() + START_PERIOD
 
         while self._fate is None and not self._over and time.monotonic() < deadline:
-            if (said := self._heard(deadline)) is None:
+            if until is not None and until <= time.monotonic():
+                self._doom(Fate.TIMED_OUT)
+                break
+
+            if (said := self._heard(deadline if until is None else until)) is None:
                 continue
 
             if said[0] == child.READY:
@@ -163,13 +182,18 @@ class Child:
 
         raise NoChildError(f"a child process was not ready in {START_PERIOD:g} seconds. {_ADVICE}")
 
-    def run(self, job: Job, module: str | None, bound: Bound | None) -> Outcome | None:
+    def run(
+        self, job: Job, module: str | None, bound: Bound | None, until: float | None
+    ) -> Outcome | None:
         """Have it run a job. It is usable afterwards unless it ended, or was stopped.
+
+        One that does not begin the job in `BEGIN_PERIOD` is taken for broken.
 
         Args:
             job: The job.
             module: The module that defines its worker.
             bound: How long it may take; a timeout counts from the job's beginning in the child.
+            until: When it has to end, on the monotonic clock; None for as `bound` says.
 
         Returns:
             What the job came to by itself; None when the child ended under it.
@@ -179,13 +203,9 @@ class Child:
         """
         self.began = False
 
-        try:
-            self._pipe.send((crossing.fields_of(job), module))
-        except OSError:
-            self._over = True
-
+        self._send((crossing.fields_of(job), module))
         self.jobs += 1
-        until = time.monotonic() + bound.seconds if bound is not None and bound.forced else None
+        begins_by = time.monotonic() + BEGIN_PERIOD
         killed = None
 
         while not self._over:
@@ -200,6 +220,10 @@ class Child:
                 return None
 
             if (said := self._heard(until)) is None:
+                # Not before what it said was read: one that has begun may have changed things.
+                if not self.began and begins_by <= time.monotonic():
+                    self._break(f"it did not begin the job in {BEGIN_PERIOD:g} seconds")
+
                 continue
 
             if said[0] == child.BEGUN:
@@ -208,16 +232,14 @@ class Child:
                 if bound is not None and until is None:
                     until = time.monotonic() + bound.seconds
             elif said[0] == child.LOST:
-                with suppress(OSError):
-                    self._pipe.send(job.lease_lost())
-            elif said[0] == child.DONE:
-                try:
-                    if said[1]["key"] == list(job.key):
+                self._send(job.lease_lost())
+            else:
+                # Anything else is by the job's own code, or by a copy of it.
+                with suppress(LookupError, TypeError, ValueError):
+                    if said[0] == child.DONE and said[1]["key"] == list(job.key):
                         return crossing.outcome_of(job, said[1])
 
-                    self._over = True
-                except (LookupError, TypeError, ValueError):
-                    self._over = True
+                self._break(_MEDDLED)
 
         return None
 
@@ -241,8 +263,7 @@ class Child:
 
     def ask_to_end(self) -> None:
         """Let it end when it is idle; `reap` comes later."""
-        with suppress(OSError):
-            self._pipe.send(None)
+        self._send(None)
 
     def end(self, until: float) -> None:
         """Wait for it to end, until a moment on the monotonic clock, and reap it."""
@@ -267,6 +288,7 @@ class Child:
 
         self.exit_code = code
         self._over = True
+        self._gone = code is not None
 
         if code is None and not wait([self._process.sentinel], 0):
             log.error("child process %s was killed and is not gone", self.pid)
@@ -279,53 +301,79 @@ class Child:
             return said
 
         pause = LOOK_INTERVAL if until is None else until - time.monotonic()
-        sources: list[Any] = [self._pipe, self._wakes, self._process.sentinel]
-        ready = wait(sources, min(max(0.0, pause), LOOK_INTERVAL))
+        ready = self._ready(min(max(0.0, pause), LOOK_INTERVAL))
+        seen = ready.get(self._pipe.fileno(), 0)
 
         if self._wakes in ready:
             os.read(self._wakes, 64)
 
-        if self._pipe in ready:
-            try:
-                # Never more than there is: the rest of a message may not come, or not in time.
-                data = os.read(self._pipe.fileno(), 1 << 20)
-            except OSError:
-                data = b""
+        if seen & select.POLLOUT:
+            self._write()
 
-            self._said += data
-            self._over = not data
+        if seen & ~select.POLLOUT:
+            self._read()
 
             return self._next()
-        elif self._process.sentinel in ready or not (ready or self._process.is_alive()):
+
+        if self._process.sentinel in ready:
             self._over = True
+        elif not ready and not self._process.is_alive():
+            self._over = self._gone = True
 
         return None
 
+    def _ready(self, pause: float) -> dict[int, int]:
+        """What can be read or written within a while: descriptors with what poll says of them."""
+        poll = select.poll()
+
+        for source in (self._wakes, self._process.sentinel):
+            poll.register(source, select.POLLIN)
+
+        poll.register(self._pipe.fileno(), select.POLLIN | (select.POLLOUT if self._unsent else 0))
+
+        return dict(poll.poll(1000 * pause))
+
+    def _send(self, what: object) -> None:
+        """Send as much as the pipe takes; the rest goes while it is listened to."""
+        self._unsent += crossing.framed(bytes(ForkingPickler.dumps(what)))
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self._pipe.fileno(), self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            # Its end is closed, which reading tells after what it said last.
+            self._unsent.clear()
+
+    def _read(self) -> None:
+        # Never more than there is: the rest of a message may not come, or not in time.
+        try:
+            data = os.read(self._pipe.fileno(), 1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+
+        self._said += data
+        self._over = self._over or not data
+
     def _next(self) -> tuple[str, Any] | None:
         """The next message that has come as a whole."""
-        if len(self._said) < 4:
-            return None
-
-        start, (size,) = 4, struct.unpack_from("!i", self._said)
-
-        if size == -1 and len(self._said) >= 12:
-            start, (size,) = 12, struct.unpack_from("!Q", self._said, 4)
-
-        if size < 0 or len(self._said) < start + size:
-            self._over |= size < -1
-
-            return None
-
-        data = bytes(self._said[start : start + size])
-        del self._said[: start + size]
-
         try:
-            return crossing.read(data)
-        except (TypeError, ValueError, RecursionError):
-            # The pipe is in the hands of the job's own code.
-            self._over = True
+            data = crossing.unframed(self._said)
+
+            return None if data is None else crossing.read(data)
+        except ValueError:
+            self._break(_MEDDLED)
 
             return None
+
+    def _break(self, problem: str) -> None:
+        self.problem = problem
+        self._over = True
 
     def _doom(self, fate: Fate) -> None:
         with self._lock:
@@ -338,10 +386,13 @@ class Child:
                 os.kill(self.pid, number)
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            if self._leads_group:
+        if self._leads_group:
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            else:
+
+        # The job may have taken it to another group. The id of one that is gone may be another's.
+        if not self._gone:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def _close(self) -> None:
@@ -358,6 +409,9 @@ class Child:
 def how_it_ended(ended: Child) -> str:
     """Words for the exit code of a child that was reaped."""
     code = ended.exit_code
+
+    if ended.problem is not None:
+        return f"was killed, because {ended.problem}"
 
     if code is None:
         return "ended for an unknown reason"

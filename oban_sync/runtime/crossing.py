@@ -7,6 +7,7 @@ child is in, reading what it says runs no code of it.
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 from oban_sync.core import payload
@@ -40,6 +41,9 @@ _LAZY = (
     "discarded_at",
 )
 
+#: The longest data whose length takes four bytes.
+_MOST = 0x7FFFFFFF
+
 _OUTCOME = ("error_text", "error_type", "error_message", "schedule_in", "spent", "meta")
 
 
@@ -55,6 +59,42 @@ def fields_of(job: Job) -> Fields:
 def job_of(fields: Fields) -> Job:
     """The job of what `fields_of` gave."""
     return Job.loaded(**fields)
+
+
+def framed(data: bytes) -> bytes:
+    """Data as a connection of multiprocessing sends it: after its length."""
+    size = len(data)
+
+    return (struct.pack("!i", size) if size <= _MOST else struct.pack("!iQ", -1, size)) + data
+
+
+def unframed(stream: bytearray) -> bytes | None:
+    """The first data of what came from such a connection, taken out; None for not yet.
+
+    Raises:
+        ValueError: It is no such stream.
+    """
+    if len(stream) < 4:
+        return None
+
+    start, (size,) = 4, struct.unpack_from("!i", stream)
+
+    if size < -1:
+        raise ValueError(f"{size} is no length")
+
+    if size == -1:
+        if len(stream) < 12:
+            return None
+
+        start, (size,) = 12, struct.unpack_from("!Q", stream, 4)
+
+    if len(stream) < start + size:
+        return None
+
+    data = bytes(stream[start : start + size])
+    del stream[: start + size]
+
+    return data
 
 
 def message(kind: str, content: object = None) -> bytes:
@@ -73,7 +113,10 @@ def read(data: bytes) -> tuple[str, Any]:
     Raises:
         ValueError: It is none.
     """
-    kind, content = json.loads(data.decode("utf-8", "surrogatepass"))
+    try:
+        kind, content = json.loads(data.decode("utf-8", "surrogatepass"))
+    except (TypeError, RecursionError) as error:
+        raise ValueError("it is no pair, or nested too deeply") from error
 
     return kind, content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class Bound:
     def problem(self) -> str:
         """What is wrong with a run that takes longer."""
         if self.forced:
-            return "its deadline, which is forced, came while it ran"
+            return "its deadline, which is forced, came before its end"
 
         return f"it ran for longer than its timeout of {self.seconds:g} s"
 
@@ -67,6 +68,14 @@ def perform(job: Job, *, keep_error: bool = False) -> Outcome:
     token = CURRENT.set(job)
 
     try:
+        return outcome_of(job, keep_error=keep_error)
+    finally:
+        CURRENT.reset(token)
+
+
+def outcome_of(job: Job, *, keep_error: bool = False) -> Outcome:
+    """As `perform`, where the job is known to be the current one."""
+    try:
         return of_result(job, attempt(job))
     except BaseException as error:
         outcome = failed(job, error)
@@ -75,8 +84,6 @@ def perform(job: Job, *, keep_error: bool = False) -> Outcome:
             outcome.error = error
 
         return outcome
-    finally:
-        CURRENT.reset(token)
 
 
 @overload
@@ -105,7 +112,7 @@ def execute(job: Job, *, perform: Perform = perform) -> Outcome | None:
         if telemetry.listened("oban.job.start"):
             telemetry.emit("oban.job.start", {"job": job, "monotonic_time": started})
 
-        outcome = overdue(job) or perform(job)
+        outcome = (overdue(job) if job.keeps else None) or perform(job)
 
         if outcome is not None:
             report(job, outcome, started)
@@ -126,7 +133,6 @@ def refuse(reason: str, job: Job) -> Outcome:
 
 def overdue(job: Job) -> Outcome | None:
     """The outcome of a job that was started after its deadline; None of any other."""
-    # Nearly every job goes through here without any.
     if (deadline := _kept(job, "deadline_at")) is None:
         return None
 
@@ -145,7 +151,8 @@ def bound_of(job: Job) -> Bound | None:
     """
     timeout = timeout_of(job)
 
-    if _kept(job, "forced") is not True:
+    # The hot path: nearly every job keeps nothing, and has no timeout.
+    if not job.keeps or _kept(job, "forced") is not True:
         return None if timeout is None else Bound(timeout)
 
     left = time_left(job)
@@ -165,7 +172,7 @@ def timeout_of(job: Job) -> float | None:
         Exception: Whatever the worker's own `timeout(job)` raises.
         ValueError: It gave something else than seconds, a timedelta, or None.
     """
-    if (stored := _kept(job, "timeout")) is not None:
+    if job.keeps and (stored := _kept(job, "timeout")) is not None:
         if not isinstance(stored, bool) and isinstance(stored, (int, float)) and stored > 0:
             return float(stored)
 
@@ -210,10 +217,6 @@ def time_left(job: Job) -> float | None:
 
 
 def _kept(job: Job, name: str) -> Any:
-    # The hot path: nearly every job keeps nothing.
-    if not job.keeps:
-        return None
-
     try:
         return job.kept(name)
     except JobDecodeError:
@@ -221,13 +224,14 @@ def _kept(job: Job, name: str) -> Any:
         return None
 
 
-def overrun(job: Job, bound: Bound, below: str = "") -> Outcome:
+def overrun(job: Job, bound: Bound, below: str = "", *, plain: bool = False) -> Outcome:
     """What a run comes to that took longer than it may, and was stopped; never raises.
 
     Args:
         job: The job as it was started.
         bound: How long it may take.
         below: How it was stopped, or where it was.
+        plain: As of `failed`.
     """
     error = JobTimeoutError(bound.problem)
     text = f"{describe(error)}\n\n{below}".rstrip()
@@ -235,12 +239,23 @@ def overrun(job: Job, bound: Bound, below: str = "") -> Outcome:
     if bound.forced:
         return Outcome(job, JobState.CANCELLED, error_text=text)
 
-    return failed(job, error, text)
+    return failed(job, error, text, plain=plain)
 
 
 def attempt(job: Job) -> object:
-    """Run a job's own code on this thread, and give what it returns; raises whatever it raises."""
-    result = registry.resolve(job.worker).perform(job)
+    """Run a job's own code on this thread, and give what it returns; raises whatever it raises.
+
+    In a copy of the process that the job forked, and that comes back here, it ends the copy: the
+    original tells what came of the job.
+    """
+    pid = os.getpid()
+
+    try:
+        result = registry.resolve(job.worker).perform(job)
+    finally:
+        # Before anything else: locks may be held in the copy by threads that it does not have.
+        if os.getpid() != pid:
+            os._exit(1)
 
     if result is not None:
         _refuse_deferred(job, result)
@@ -260,7 +275,9 @@ def _refuse_deferred(job: Job, result: object) -> None:
     )
 
 
-def failed(job: Job, error: BaseException, text: str | None = None) -> Outcome:
+def failed(
+    job: Job, error: BaseException, text: str | None = None, *, plain: bool = False
+) -> Outcome:
     """What a run comes to that failed: by the worker's policy and backoff, else as usual.
 
     Never raises. These two are the application's code, and run on the calling thread.
@@ -269,8 +286,9 @@ def failed(job: Job, error: BaseException, text: str | None = None) -> Outcome:
         job: The job as it was started.
         error: What it raised.
         text: What is recorded, where that is not the error's traceback.
+        plain: Ask neither of the two.
     """
-    registration = _registration(job)
+    registration = None if plain else _registration(job)
     text = describe(error) if text is None else text
     outcome = _by_policy(job, registration, error, text) or _by_attempts(job, registration, text)
     outcome.error_type = type(error).__name__
@@ -345,7 +363,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _is_ours(frames: TracebackType) -> bool:
-    return frames.tb_frame.f_globals.get("__name__") in (__name__, decorators.__name__)
+    name = str(frames.tb_frame.f_globals.get("__name__"))
+
+    return name == decorators.__name__ or name.startswith(f"{__package__}.")
 
 
 def report(job: Job, outcome: Outcome, started: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -142,25 +143,32 @@ class ProcessRunner:
         return self._pool.join(deadline)
 
     def _perform(self, job: Job) -> Outcome | None:
+        arrived = time.monotonic()
+        bound = until = None
+
         try:
-            return self._run(job, bound_of(job))
+            bound = bound_of(job)
+            # A forced deadline comes whether the job has begun or not.
+            until = arrived + bound.seconds if bound is not None and bound.forced else None
+
+            return self._run(job, bound, until)
         except NoChildError as error:
-            if not self._pool.wants(job):
-                return self._unbegun(job)
+            if not self._pool.wants(job) or (until is not None and until <= time.monotonic()):
+                return self._unbegun(job, bound)
 
             return failed(job, error, f"{type(error).__name__}: {error}")
         except BaseException as error:
             return failed(job, error)
 
-    def _run(self, job: Job, bound: Bound | None) -> Outcome | None:
+    def _run(self, job: Job, bound: Bound | None, until: float | None) -> Outcome | None:
         ended = ""
 
         for _ in range(MOST_GONE):
-            if (child := self._pool.take(job)) is None:
-                return self._unbegun(job)
+            if (child := self._pool.take(job, until)) is None:
+                return self._unbegun(job, bound)
 
             try:
-                reply = child.run(job, module_of(job.worker), bound)
+                reply = child.run(job, module_of(job.worker), bound, until)
             finally:
                 self._pool.give_back(job, child)
 
@@ -198,9 +206,15 @@ class ProcessRunner:
 
         return _crashed(job, child)
 
-    def _unbegun(self, job: Job) -> Outcome | None:
+    def _unbegun(self, job: Job, bound: Bound | None) -> Outcome | None:
         """What becomes of a job that is not to be begun any more."""
-        return None if self._pool.is_handed_back(job) else _cancelled(job)
+        if self._pool.is_handed_back(job):
+            return None
+
+        if job.cancelled() or bound is None:
+            return _cancelled(job)
+
+        return overrun(job, bound, "It was not begun: no child process was ready in time.")
 
     def _start(self) -> Child:
         # Workers that use this queue by default; those of other queues are imported when they come.

@@ -19,8 +19,8 @@ from oban_sync.runtime.executor import (
     describe,
     execute,
     failed,
+    outcome_of,
     overrun,
-    perform,
 )
 from oban_sync.runtime.timekeeper import Run, Timekeeper
 
@@ -100,7 +100,7 @@ class ThreadRunner:
     def _perform(self, job: Job) -> Outcome | None:
         try:
             if (bound := bound_of(job)) is None:
-                return perform(job)
+                return outcome_of(job)
 
             run = Run(job, bound, current_thread())
             ended = self._timekeeper.watch(run)
@@ -115,7 +115,7 @@ def _perform_in_time(run: Run, ended: Callable[[], None]) -> Outcome | None:
     token = RUN.set(run.connections)
 
     try:
-        result = run.stretch.run(attempt, run.job)
+        outcome = run.stretch.run(_attempted, run)
     finally:
         run.connections.close()
         ended()
@@ -128,26 +128,32 @@ def _perform_in_time(run: Run, ended: Callable[[], None]) -> Outcome | None:
 
         return None
 
-    return _concluded(run, result)
+    if isinstance(outcome, Outcome):
+        return outcome
+
+    # It was interrupted once more while that was found out. Nobody watches any more, so what
+    # could wait for ever, the application's own code, is not asked again.
+    if run.expired:
+        return overrun(run.job, run.bound, "It was interrupted.", plain=True)
+
+    return failed(run.job, run.stretch.error or JobError("it ended in a way that is not known"))
 
 
-def _concluded(run: Run, result: object) -> Outcome:
-    job, bound, error = run.job, run.bound, run.stretch.error
+def _attempted(run: Run) -> Outcome:
+    """Run the job and find out what it came to; within the stretch, because that may take long."""
+    job = run.job
 
-    if run.stretch.done:
-        try:
-            outcome = of_result(job, result)
-        except BaseException as trouble:
-            error = trouble
-        else:
-            # Jobs that look whether they are to stop give this answer, whatever the reason.
-            if run.expired and outcome.state is JobState.CANCELLED:
-                return overrun(job, bound, f"It stopped when asked to: {outcome.error_text}")
+    try:
+        outcome = of_result(job, attempt(job))
+    except BaseException as error:
+        if not run.expired:
+            outcome = failed(job, error)
 
-            return outcome
+        # Also when it was the backoff, or the policy, that took too long.
+        return overrun(job, run.bound, describe(error)) if run.expired else outcome
 
-    if error is None:
-        # By the rules of `Stretch` there is none; and a job must never be lost.
-        error = JobError("it ended in a way that is not known")
+    # Jobs that look whether they are to stop give this answer, whatever the reason.
+    if run.expired and outcome.state is JobState.CANCELLED:
+        return overrun(job, run.bound, f"It stopped when asked to: {outcome.error_text}")
 
-    return overrun(job, bound, describe(error)) if run.expired else failed(job, error)
+    return outcome

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ class Slots:
         self._run = run
         self._on_return = on_return
         self._serving = 0
+        self._pid = os.getpid()
         self._threads: list[Thread] = []
         self._retired: set[Thread] = set()
 
@@ -188,6 +190,10 @@ class Slots:
             except BaseException:
                 # Nothing gets here by design; and a slot lost for good would be worse.
                 log.exception("a slot failed while running %r", job)
+
+            if os.getpid() != self._pid:
+                # A copy of the process, forked by what ran just now, serves nobody.
+                os._exit(1)
 
             if self._retired and current_thread() in self._retired:
                 # The rest was passed on before.

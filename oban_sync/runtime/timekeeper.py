@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from oban_sync import telemetry
@@ -29,6 +30,9 @@ LONGEST_REPEAT = 5.0
 
 #: Seconds between looks whether the requests to cancel statements have ended.
 PATIENCE = 0.05
+
+#: Seconds that the backoff and the policy of a job get that was given up.
+DECISION_PERIOD = 2.0
 
 #: Ended runs that may lie among the watched ones before these are sorted anew.
 MOST_ENDED = 100
@@ -274,16 +278,40 @@ class Timekeeper(Loop):
         self._retire(run)
 
     def _conclude(self, run: Run, stack: str) -> None:
+        below = f"It did not stop, and its thread was given up here:\n{stack}"
+        outcome = self._decided(run, below) or overrun(
+            run.job,
+            run.bound,
+            f"{below}\nAnd its backoff or policy did not answer, so the default was used.",
+            plain=True,
+        )
         token = CURRENT.set(run.job)
 
         try:
-            outcome = overrun(
-                run.job, run.bound, f"It did not stop, and its thread was given up here:\n{stack}"
-            )
             self._told(outcome)
             report(run.job, outcome, run.started)
         finally:
             CURRENT.reset(token)
+
+    def _decided(self, run: Run, below: str) -> Outcome | None:
+        """What the job comes to by its backoff or policy; None when these do not return."""
+        decided: SimpleQueue[Outcome] = SimpleQueue()
+
+        def decide() -> None:
+            token = CURRENT.set(run.job)
+
+            try:
+                decided.put(overrun(run.job, run.bound, below))
+            finally:
+                CURRENT.reset(token)
+
+        try:
+            self._begin(decide)
+
+            return decided.get(timeout=DECISION_PERIOD)
+        except (Empty, RuntimeError):
+            # Too late, or there are no more threads.
+            return None
 
     def _say(self, run: Run, step: str, text: str = "") -> None:
         # Aside: a handler of the application's may wait, even for the very job that is stuck in it.
@@ -292,10 +320,13 @@ class Timekeeper(Loop):
     def _aside(self, work: Callable[[], None]) -> None:
         """Do what may take long, by code of the application or over the network."""
         try:
-            Thread(target=work, name=f"oban-{self.name}-aside", daemon=True).start()
+            self._begin(work)
         except RuntimeError:
             # There are no more threads: late is better than never.
             work()
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        Thread(target=work, name=f"oban-{self.name}-aside", daemon=True).start()
 
 
 def _guarded(watch: _Watch, step: Callable[[_Watch], None]) -> None:

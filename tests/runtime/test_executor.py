@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from datetime import timedelta
 from functools import partial
 
@@ -318,6 +320,69 @@ def test_the_current_job_is_there_for_telemetry_and_for_the_run():
     assert current_job() is None
 
 
+FORKING = """
+import os, sys, time
+from oban_sync import telemetry, worker
+from oban_sync.core.job import Job
+from oban_sync.runtime.executor import execute
+from oban_sync.runtime.slots import Slots
+
+where, events = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+forked = []
+
+def fork():
+    if (pid := os.fork()) == 0:
+        raise ValueError("in the copy")
+
+    forked.append(pid)
+
+@worker(name="tests.Forking")
+class Forking:
+    def process(self, job):
+        if where == "job":
+            fork()
+
+def run(job):
+    execute(job)
+
+    if where == "slot":
+        fork()
+
+telemetry.attach("t", ["oban.job.stop", "oban.job.exception"], lambda *_: os.write(events, b"!"))
+row = (0, 0, 1, "tests.Forking", "{}", "{}", "[]", [], 1, 20, 0, 0, 0)
+slots = Slots("forking", 1, run)
+slots.grow(1)
+slots.submit([Job.fetched(row, "default", ["node", "uuid"])])
+deadline = time.monotonic() + 10
+
+while not forked or (ended := os.waitpid(forked[0], os.WNOHANG))[0] == 0:
+    if time.monotonic() > deadline:
+        os.kill(forked[0], 9)
+        os.write(2, b"the copy lives on")
+        os._exit(2)
+
+    time.sleep(0.01)
+
+sys.stdout.write(str(os.waitstatus_to_exitcode(ended[1])))
+slots.close()
+"""
+
+
+@pytest.mark.parametrize("where", ["job", "slot"])
+def test_a_copy_of_the_process_that_comes_back_from_a_job_ends(tmp_path, where):
+    events = tmp_path / "events"
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, where, str(events)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "1"), done.stderr
+    assert events.read_text() == "!"
+
+
 def test_an_outcome_that_is_told_by_another_way_is_reported_by_nobody(probe):
     assert execute(job_of(raising(ValueError())), perform=lambda job: None) is None
 
@@ -388,4 +453,4 @@ def test_an_overrun_of_a_forced_deadline_is_no_failure():
     outcome = overrun(job_of(raising(ValueError())), Bound(0.0, forced=True))
 
     assert (outcome.state, outcome.schedule_in) == ("cancelled", None)
-    assert outcome.error_text.endswith("its deadline, which is forced, came while it ran")
+    assert outcome.error_text.endswith("its deadline, which is forced, came before its end")

@@ -11,7 +11,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
@@ -19,12 +19,13 @@ import pytest
 
 from oban_sync import ConfigError, NotRunningError, worker
 from oban_sync.core import config
+from oban_sync.core.clock import from_micros
 from oban_sync.core.config import QueueConfig
 from oban_sync.core.executors import ExecutorConfig, check_executor
 from oban_sync.core.job import KEPT, Job, JobState
 from oban_sync.core.lease import Lease
 from oban_sync.core.recorded import decode
-from oban_sync.runtime import child_pool, children, processes
+from oban_sync.runtime import child, child_pool, children, crossing, processes
 from oban_sync.runtime.processes import ProcessRunner
 from tests.support import child_workers
 from tests.support.probe import eventually
@@ -56,6 +57,13 @@ def taken(worker, args=None, *, attempt=1, max_attempts=20, meta=None, tags=None
         ["node", "uuid"],
         lease,
     )
+
+
+def forced(seconds):
+    """Meta of a job whose forced deadline is so many seconds after its start."""
+    deadline = from_micros(NOW) + timedelta(seconds=seconds)
+
+    return {KEPT: {"forced": True, "deadline_at": deadline.isoformat()}}
 
 
 def is_alive(pid):
@@ -316,17 +324,59 @@ def test_a_timeout_counts_from_the_beginning_in_the_child(make_runner):
 
 
 def test_a_forced_deadline_ends_the_job_as_cancelled(make_runner, tmp_path):
-    deadline = datetime.fromtimestamp(NOW / 1e6 + 0.2, UTC).isoformat()
-    outcome = make_runner().run(
+    runner = make_runner()
+    runner.run(taken("report"))
+    outcome = runner.run(
+        taken("Stuck", {"how": "sleep", "file": str(tmp_path / "pid")}, meta=forced(0.5))
+    )
+
+    assert outcome.state is JobState.CANCELLED
+    assert "its deadline, which is forced" in outcome.error_text
+    assert "time.sleep(600)" in outcome.error_text
+
+
+@pytest.mark.parametrize("kept_ready", [True, False])
+def test_a_job_is_not_begun_when_its_forced_deadline_comes_before_its_child(
+    make_runner, monkeypatch, kept_ready
+):
+    runner = make_runner(setup="tests.support.child_workers:set_up_slowly")
+
+    if not kept_ready:
+        monkeypatch.setattr(runner._pool, "open", lambda: None)
+
+    started = time.monotonic()
+    outcome = runner.run(taken("report", meta=forced(0.3)))
+
+    assert 0.3 <= time.monotonic() - started < 2.5
+    assert outcome.state is JobState.CANCELLED
+    assert "its deadline, which is forced" in outcome.error_text
+    assert "not begun" in outcome.error_text
+
+
+def test_a_forced_deadline_counts_while_the_job_waits_for_a_child(
+    make_runner, monkeypatch, tmp_path
+):
+    runner = make_runner()
+    runner.run(taken("report"))
+    take = runner._pool.take
+
+    def late(*given):
+        Event().wait(1.0)
+
+        return take(*given)
+
+    monkeypatch.setattr(runner._pool, "take", late)
+    started = time.monotonic()
+    outcome = runner.run(
         taken(
             "Stuck",
             {"how": "sleep", "file": str(tmp_path / "pid")},
-            meta={KEPT: {"forced": True, "deadline_at": deadline}},
+            meta=forced(1.5),
         )
     )
 
     assert outcome.state is JobState.CANCELLED
-    assert "deadline" in outcome.error_text
+    assert 1.5 <= time.monotonic() - started < 2.3
 
 
 def test_the_programs_that_a_job_started_end_with_it(make_runner, tmp_path):
@@ -346,6 +396,156 @@ def test_a_timeout_disturbs_no_other_job(make_runner, behind, tmp_path):
     assert is_alive(pid)
     (tmp_path / "leave").touch()
     assert other.result(10).state is JobState.COMPLETED
+
+
+def test_a_job_that_left_its_group_is_killed_all_the_same(make_runner, tmp_path):
+    file = tmp_path / "pid"
+    outcome = make_runner().run(
+        taken("leaves_group", {"file": str(file)}, meta={KEPT: {"timeout": 0.2}})
+    )
+
+    assert outcome.error_type == "JobTimeoutError"
+    assert not is_there(int(file.read_text()))
+
+
+def test_a_child_whose_parent_is_gone_ends_its_own_group_and_no_other(monkeypatch):
+    class Gone:
+        pid = os.getppid()
+
+        def join(self, _timeout):
+            pass
+
+        def is_alive(self):
+            return False
+
+    killed = []
+
+    def kill(pid, number):
+        killed.append((pid, number))
+
+        raise SystemExit
+
+    # As after the job joined a group.
+    monkeypatch.setattr(os, "getpgrp", lambda: 12345)
+    monkeypatch.setattr(os, "killpg", lambda *given: killed.append(given))
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(multiprocessing, "parent_process", Gone)
+
+    with pytest.raises(SystemExit):
+        child._end_with_parent()
+
+    assert killed == [(os.getpid(), signal.SIGKILL)] * 2
+
+
+# Children that do not read
+
+
+def test_a_child_that_does_not_take_its_job_is_replaced(make_runner, monkeypatch):
+    runner = make_runner()
+    stopped = recorded(runner.run(taken("report")))["pid"]
+    monkeypatch.setattr(children, "BEGIN_PERIOD", 1.5)
+    os.kill(stopped, signal.SIGSTOP)
+    # More than the pipe takes.
+    seen = recorded(runner.run(taken("report", {"echo": "x" * 900_000})))
+
+    assert (seen["pid"] != stopped, len(seen["echo"])) == (True, 900_000)
+    assert not is_there(stopped)
+
+
+def test_children_that_never_take_a_job_fail_it_with_the_reason(make_runner, monkeypatch):
+    runner = make_runner()
+    runner.run(taken("report"))
+    monkeypatch.setattr(children, "BEGIN_PERIOD", 0.0)
+    monkeypatch.setattr(children, "LOOK_INTERVAL", 0.0)
+    take = runner._pool.take
+
+    def stopped(*given):
+        given = take(*given)
+        os.kill(given.pid, signal.SIGSTOP)
+
+        return given
+
+    monkeypatch.setattr(runner._pool, "take", stopped)
+    outcome = runner.run(taken("report"))
+
+    assert outcome.error_type == "NoChildError"
+    assert "it did not begin the job in 0 seconds" in outcome.error_text
+
+
+def test_a_job_can_be_cancelled_while_its_child_does_not_read(make_runner, behind):
+    runner = make_runner()
+    stopped = recorded(runner.run(taken("report")))["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    job = taken("report", {"echo": "x" * 900_000})
+    running = behind(runner.run, job)
+    eventually(lambda: job in runner._pool._busy)
+    job.ask_to_stop()
+    runner.cancel(job)
+
+    assert running.result(5).state is JobState.CANCELLED
+    assert not is_there(stopped)
+
+
+# What else may come through the pipe
+
+
+def done(job_key):
+    told = {"state": "completed", "spent": True, "key": job_key}
+    told |= dict.fromkeys(["meta", "error_text", "error_type", "error_message", "schedule_in"])
+
+    return crossing.framed(crossing.message(child.DONE, told))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        done([1, 2]),
+        crossing.framed(b"5"),
+        crossing.framed(b'["what", 1]'),
+        crossing.framed(b'["done", 1]'),
+        crossing.framed(b"[" * 100_000),
+        b"\xff\xff\xff\x00",
+    ],
+    ids=["other job", "no pair", "no word", "no outcome", "too deep", "no length"],
+)
+def test_a_child_is_ended_that_says_what_no_child_says(make_runner, data):
+    runner = make_runner()
+    outcome = runner.run(taken("says", {"data": data.hex()}))
+
+    assert outcome.error_type == "JobCrashedError"
+    assert "something else than the library wrote to its pipe" in outcome.error_text
+    assert runner.run(taken("report")).state is JobState.COMPLETED
+
+
+def test_half_a_word_keeps_nobody_from_looking_at_the_time(make_runner):
+    outcome = make_runner().run(
+        taken("says", {"data": b"\0\0\0\x40ab".hex()}, meta={KEPT: {"timeout": 0.2}})
+    )
+
+    assert outcome.error_type == "JobTimeoutError"
+
+
+def test_data_crosses_in_parts_whatever_its_length():
+    stream = bytearray()
+    given = [b"", b"a" * 70_000]
+
+    for part in b"".join(map(crossing.framed, given)):
+        stream.append(part)
+
+        if (data := crossing.unframed(stream)) is not None:
+            assert data == given.pop(0)
+
+    assert not given
+    assert not stream
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_copy_that_a_job_forked_and_that_comes_back_ends_without_a_word(make_runner, fails):
+    runner = make_runner()
+    outcome = runner.run(taken("forks_and_returns", {"fails": fails}, meta={KEPT: {"timeout": 9}}))
+
+    assert recorded(outcome) == 1
+    assert runner.run(taken("report")).state is JobState.COMPLETED
 
 
 # Asked to stop, and handed back

@@ -724,6 +724,107 @@ def test_a_statement_begun_after_the_first_cancel_is_cancelled_too(
     assert "QueryCanceled" in errors_of(factory, job.id)[0]
 
 
+def test_a_backoff_that_never_returns_costs_a_given_up_job_no_outcome(
+    run, probe, factory, let_go, monkeypatch
+):
+    monkeypatch.setattr(timekeeping, "DECISION_PERIOD", 0.1)
+
+    @worker(queue="alpha", name="tests.Undecided", timeout=TIMEOUT)
+    class Undecided:
+        def process(self, job):
+            let_go.wait()
+
+        def backoff(self, job):
+            let_go.wait()
+
+            return 1
+
+    run(GIVEN_UP)
+    job = Undecided.enqueue()
+    eventually(lambda: factory.states(job.id) == ["retryable"])
+    row = factory.row(job.id)
+
+    assert (row["scheduled_at"] - row["attempted_at"]).total_seconds() > 10
+    assert "JobTimeoutError" in row["errors"][0]["error"]
+    assert "did not answer" in row["errors"][0]["error"]
+    assert_serves(probe)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_an_error_that_never_tells_its_text_costs_neither_outcome_nor_place(
+    run, enqueue, probe, factory, let_go, text
+):
+    class Silent(Exception):
+        def __str__(self):
+            if text:
+                let_go.wait()
+
+            return "at last"
+
+    @worker(queue="alpha", name="tests.Silent", timeout=TIMEOUT)
+    class Silently:
+        def process(self, job):
+            raise Silent
+
+        def backoff(self, job):
+            if not text and not job.cancelled():
+                let_go.wait()
+
+            return 600
+
+    run(GIVEN_UP)
+    job = Silently.enqueue()
+    eventually(lambda: factory.states(job.id) == ["retryable"])
+    row = factory.row(job.id)
+
+    assert "JobTimeoutError" in row["errors"][0]["error"]
+    assert (row["scheduled_at"] - row["attempted_at"]).total_seconds() > 590
+    assert_serves(probe)
+
+
+def test_a_backoff_that_takes_too_long_is_interrupted_with_its_job(run, probe, factory):
+    @worker(queue="alpha", name="tests.Endless", timeout=TIMEOUT)
+    class Endless:
+        def process(self, job):
+            raise ValueError("the reason")
+
+        def backoff(self, job):
+            spin(job)
+
+    run({"cancel_sql": False, "interrupt": 0.05, "replace": 20})
+    job = Endless.enqueue()
+    eventually(lambda: factory.states(job.id) == ["retryable"])
+    [text] = errors_of(factory, job.id)
+
+    assert "JobTimeoutError" in text
+    assert "ValueError: the reason" in text
+    assert_serves(probe)
+
+
+def test_a_log_that_does_not_answer_keeps_no_step_from_being_taken(
+    run, enqueue, steps, factory, let_go
+):
+    class Stuck(logging.Handler):
+        def emit(self, record):
+            if "is asked to stop" in record.getMessage():
+                let_go.wait()
+
+        def createLock(self):  # noqa: N802 - the name is that of the standard library
+            # Else the next record would wait for the handler, wherever it is logged.
+            self.lock = None
+
+    handler = Stuck()
+    timekeeping.log.addHandler(handler)
+
+    try:
+        run(GIVEN_UP)
+        job = enqueue(lambda job: let_go.wait())
+        steps.until("replace")
+        eventually(lambda: factory.states(job.id) == ["retryable"])
+    finally:
+        timekeeping.log.removeHandler(handler)
+
+
 def test_without_a_further_thread_what_takes_long_is_done_at_once(
     run, enqueue, steps, probe, factory, let_go, monkeypatch
 ):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from oban_sync import Cancel, Discard, Oban, Record, Snooze, current_job, job, worker
@@ -20,6 +21,10 @@ set_ups = 0
 def set_up() -> None:
     global set_ups
     set_ups += 1
+
+
+def set_up_slowly() -> None:
+    time.sleep(5)
 
 
 def fail_to_set_up() -> None:
@@ -199,3 +204,36 @@ def straggles(file):
     thread = threading.Thread(target=lambda: (time.sleep(0.2), _tell(file, str(mine.lease_lost()))))
     thread.daemon = True
     thread.start()
+
+
+@job(queue="cpu", name="tests.child.forks_and_returns")
+def forks_and_returns(fails):
+    """Forks a copy that comes back from the job, and tells how that ended."""
+    pid = os.fork()
+
+    if pid == 0 and fails:
+        raise ValueError("in the copy")
+
+    return Record(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) if pid else None
+
+
+@job(queue="cpu", name="tests.child.says")
+def says(data):
+    """Writes to its parent's pipe, as code does that was given the wrong descriptor."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(int(name), bytes.fromhex(data))
+
+    time.sleep(5)
+
+
+@job(queue="cpu", name="tests.child.leaves_group")
+def leaves_group(file):
+    """Joins its parent's group, and does not end."""
+    os.setpgid(0, os.getpgid(os.getppid()))
+    _tell(file, str(os.getpid()))
+
+    while True:
+        with suppress(BaseException):
+            time.sleep(600)
