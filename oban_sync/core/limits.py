@@ -12,7 +12,14 @@ from typing import Any
 
 from oban_sync.core import checks, payload
 from oban_sync.core.checks import check_choice, check_flag, check_whole
-from oban_sync.core.errors import ConfigError, InvalidJobError, JobDecodeError, shown, unknown
+from oban_sync.core.errors import (
+    ConfigError,
+    InvalidJobError,
+    JobDecodeError,
+    nearest,
+    shown,
+    unknown,
+)
 from oban_sync.core.job import Job
 
 #: The keys of a queue's options that are read here.
@@ -267,7 +274,7 @@ def _rate(option: str, given: object) -> tuple[Rate | None, Partition]:
     said = _known(option, given, ("allowed", "period", "algorithm", "partition"))
 
     if said.get("allowed") is None or said.get("period") is None:
-        _lacks(option, "allowed", "period")
+        _lacks(option, *(key for key in ("allowed", "period") if said.get(key) is None))
 
     divided = said.get("partition")
     rate = Rate(
@@ -323,8 +330,13 @@ def _partition(option: str, given: object) -> Partition:
 def _fields(option: str, part: object) -> Iterable[Field]:
     if isinstance(part, str):
         if part != "worker":
+            name = "key" if part in ("args", "meta") else part
+            where = part if part in ("args", "meta") else "args"
+
             raise ConfigError(
-                option, f"{shown(part)} is {unknown(part, ('worker', 'args', 'meta'))}"
+                option,
+                f'{shown(part)} is not allowed; give {{"{where}": "{name}"}}, or "worker".'
+                f"{nearest(part, ['worker'])}",
             )
 
         return [Field("worker")]
@@ -389,7 +401,7 @@ def _known(option: str, given: object, allowed: Iterable[str]) -> Mapping[str, A
 
 
 def _lacks(option: str, *keys: str) -> Any:
-    raise ConfigError(option, f"lacks {' or '.join(keys)}")
+    raise ConfigError(option, f"lacks {' and '.join(keys)}")
 
 
 def _period(option: str, given: object) -> float:

@@ -95,7 +95,7 @@ class Snooze:
         usual = backoff.seconds(default)
         asked = retry_after.seconds_of(value)
 
-        return cls(usual if asked is None else min(asked, longest), meta)
+        return cls(min(usual if asked is None else asked, longest), meta)
 
 
 @dataclass(frozen=True, slots=True)

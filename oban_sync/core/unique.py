@@ -297,7 +297,7 @@ def _replace(
 
     for name, fields in value.items():
         if name not in [*JobState]:
-            raise InvalidJobError(f"{option}.{name}", unknown(name, [*JobState]))
+            raise InvalidJobError(f"{option}.{name}", unknown(name, map(str, JobState)))
 
         if name not in states:
             raise InvalidJobError(

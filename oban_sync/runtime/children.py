@@ -50,8 +50,8 @@ LOOK_INTERVAL = 1.0
 REAP_PERIOD = 5.0
 
 _ADVICE = (
-    "Children import the script that starts Oban, so whatever that does belongs under "
-    'if __name__ == "__main__":'
+    'Put what the script does under if __name__ == "__main__": children import the script that '
+    "starts Oban, and would do it again"
 )
 
 _MEDDLED = "something else than the library wrote to its pipe"

@@ -131,7 +131,7 @@ RATE = {"allowed": 1, "period": 1}
         ({"global_limit": {"allowed": 1, "burst": 3}}, "global_limit.burst", "true or false"),
         ({"global_limit": {"allowed": 1, "burst": True}}, "global_limit.burst", "partition"),
         ({"rate_limit": 60}, "rate_limit", "60 is not a mapping of allowed, period"),
-        ({"rate_limit": {"allowed": 60}}, "rate_limit", "lacks allowed or period"),
+        ({"rate_limit": {"allowed": 60}}, "rate_limit", "lacks period"),
         ({"rate_limit": {**RATE, "period": 0}}, "rate_limit.period", "give seconds, 0.001 to"),
         ({"rate_limit": {**RATE, "period": -1}}, "rate_limit.period", "-1"),
         ({"rate_limit": {**RATE, "period": float("nan")}}, "rate_limit.period", "nan"),
@@ -209,7 +209,7 @@ def test_a_limit_of_its_own_has_no_partition():
     with pytest.raises(ConfigError, match="partition: unknown"):
         check_rate("sms", {**RATE, "partition": "worker"})
 
-    with pytest.raises(ConfigError, match="lacks allowed or period"):
+    with pytest.raises(ConfigError, match="lacks allowed and period"):
         check_rate("sms", {})
 
 

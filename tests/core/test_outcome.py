@@ -81,3 +81,8 @@ def test_snoozes_are_counted_whatever_the_meta_holds(meta):
 
     assert outcome.meta == {"why": "later", "snoozed": 3 if "2" in meta else 1}
     assert not outcome.spent
+
+
+def test_no_retry_after_is_longer_than_the_most_not_even_the_default():
+    assert Snooze.after(None, default=100, at_most=10).seconds == 10
+    assert Snooze.after("500", default=1, at_most=10).seconds == 10

@@ -189,7 +189,7 @@ def test_a_script_without_the_guard_is_told_so(run, conn, method):
         "SELECT count(*) OVER (), errors[1] ->> 'error' FROM oban_jobs"
     ).fetchall()
     assert count == 1
-    assert 'belongs under if __name__ == "__main__"' in error
+    assert 'under if __name__ == "__main__"' in error
 
 
 def test_workers_typed_at_a_prompt_are_failed_jobs_that_say_why(run, conn):
