@@ -222,7 +222,7 @@ def of_result(job: Job, result: object) -> Outcome:
             return Outcome(
                 job,
                 JobState.SCHEDULED,
-                meta={**(result.meta or {}), "snoozed": _snoozed(job) + 1},
+                meta={**(result.meta or {}), "snoozed": counted(job, "snoozed") + 1},
                 schedule_in=backoff.seconds(result.seconds),
                 spent=False,
             )
@@ -236,9 +236,10 @@ def of_result(job: Job, result: object) -> Outcome:
             return Outcome(job, JobState.COMPLETED)
 
 
-def _snoozed(job: Job) -> int:
+def counted(job: Job, name: str) -> int:
+    """What a counter in a job's meta says; 0 where it is none, or cannot be read."""
     try:
-        count = job.meta.get("snoozed", 0)
+        count = job.meta.get(name, 0)
     except Exception:
         return 0
 

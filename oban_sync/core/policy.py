@@ -10,7 +10,7 @@ from datetime import timedelta
 from oban_sync.core import backoff, payload
 from oban_sync.core.errors import ConfigError, ObanError, shown
 from oban_sync.core.job import Job, JobState
-from oban_sync.core.outcome import Outcome, Snooze, of_result
+from oban_sync.core.outcome import Outcome, Snooze, counted, of_result
 
 #: Times that a job is put off because of its errors; any further such error spends an attempt.
 #: With a pause of a minute it is over half a day.
@@ -121,7 +121,7 @@ class Policy:
         return Outcome(job, JobState.RETRYABLE, error_text=text, schedule_in=delay)
 
     def _snoozed(self, job: Job, error: BaseException, delay: Delay, text: str) -> Outcome | None:
-        if (count := _count(job)) >= MOST_SNOOZES:
+        if (count := counted(job, COUNTER)) >= MOST_SNOOZES:
             return None
 
         given = delay(job, error) if callable(delay) else delay
@@ -133,15 +133,6 @@ class Policy:
             return of_result(job, Snooze.after(error, meta=meta))
 
         return of_result(job, Snooze(backoff.seconds(given), meta))
-
-
-def _count(job: Job) -> int:
-    try:
-        count = job.meta.get(COUNTER, 0)
-    except Exception:
-        return 0
-
-    return count if type(count) is int and count >= 0 else 0
 
 
 def _delays(option: str, value: object) -> dict[type[BaseException], Delay]:

@@ -356,7 +356,7 @@ def test_another_unique_index_of_the_table_refuses_as_ever(oban, conn, factory):
     assert factory.count() == 1
 
 
-def test_a_job_whose_holder_is_never_seen_is_tried_ten_times_and_told(oban, conn, monkeypatch):
+def test_a_job_whose_holder_is_never_seen_is_tried_so_often_and_then_told(oban, conn, monkeypatch):
     Once.enqueue({})
     tries = []
     monkeypatch.setattr(jobs, "_find", lambda *_: tries.append(1) or ())
