@@ -45,6 +45,7 @@ from oban_sync.plugins.lifeline import Lifeline
 from oban_sync.plugins.prioritizer import Prioritizer
 from oban_sync.plugins.pruner import Pruner
 from oban_sync.plugins.reindexer import Reindexer
+from oban_sync.runtime.host import Host
 from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
@@ -85,6 +86,11 @@ class Assembly:
         self._loops: dict[int, ConnectionPool[Any]] = {}
         self._made_by = os.getpid()
         self._given_open = config.pool is not None and not config.pool.closed
+
+    @property
+    def host(self) -> Host:
+        """What the application puts around the runs of its jobs."""
+        return Host(self.config.around, self.config.carry)
 
     @property
     def node(self) -> str:
@@ -228,6 +234,7 @@ class Assembly:
                 node=self.node,
                 lease=lease,
                 runner=self._runner(queue, conninfo),
+                host=self.host,
             )
 
         return pool, Roster(

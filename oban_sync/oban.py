@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import importlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, cast
 
@@ -16,14 +18,17 @@ from oban_sync.assembly import Assembly
 from oban_sync.control import crons, enqueueing, jobs, queues
 from oban_sync.control.rate_limits import QueueRateLimit, RateLimit
 from oban_sync.core import instances, registry
+from oban_sync.core.carrying import Carrier, Carriers
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import mask
 from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
+from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits
 from oban_sync.engine.session import Db
 from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
+from oban_sync.runtime.host import Host
 from oban_sync.runtime.lifecycle import Lifecycle
 from oban_sync.runtime.processes import refuse_within_child
 from oban_sync.runtime.roster import QueueInfo
@@ -71,6 +76,15 @@ class Oban:
         prioritizer: True, or ``{"after": 300.0, "interval": 60.0}``: jobs that wait for that long
             gain a step of priority, and another one every interval.
         reindexer: True, or a schedule, to rebuild the indexes of the jobs table every night.
+        around: A function of a job that gives a context manager; each run happens inside it, with
+            the worker's backoff and policy. `integrations.flask.FlaskOban` gives one that brings
+            an app context.
+        carry: Context variables, in a list or by name, whose values jobs take along from where they
+            are enqueued: set again where the job runs, and at `Job.carried`. They must be JSON.
+        session: What gives workers with ``transactional=True`` their session when it is called: a
+            sessionmaker, or ``db.session``. By default they get a psycopg connection.
+        testing: ``"manual"`` or ``"inline"``, for tests: nothing is started, and jobs wait for
+            `drain_queue`, or run where they are enqueued.
 
     Raises:
         ConfigError: An option is wrong or unknown; names it, and what is allowed.
@@ -102,6 +116,10 @@ class Oban:
         scheduler: Mapping[str, Any] | None = None,
         reindexer: Mapping[str, Any] | bool | None = None,
         prioritizer: Mapping[str, Any] | bool | None = None,
+        around: Callable[[Job], AbstractContextManager[object]] | None = None,
+        carry: Mapping[str, ContextVar[Any] | Carrier] | Iterable[ContextVar[Any]] | None = None,
+        session: Callable[[], Any] | None = None,
+        testing: str | None = None,
         **unknown: Any,
     ) -> None:
         self._given: dict[str, Any] = {
@@ -124,6 +142,10 @@ class Oban:
             "scheduler": scheduler,
             "reindexer": reindexer,
             "prioritizer": prioritizer,
+            "around": around,
+            "carry": carry,
+            "session": session,
+            "testing": testing,
             **unknown,
         }
         self._config = settings.resolve(self._given)
@@ -275,6 +297,16 @@ class Oban:
         return self._config.limits
 
     @property
+    def carriers(self) -> Carriers:
+        """What jobs take along from where they are enqueued."""
+        return self._config.carry
+
+    @property
+    def host(self) -> Host:
+        """What its jobs run in, on whatever thread."""
+        return self._assembly.host
+
+    @property
     def running(self) -> bool:
         """Whether the queues run in this process."""
         return self._lifecycle.running
@@ -405,6 +437,7 @@ class Oban:
             self.db,
             queue,
             node=self._assembly.node,
+            host=self.host,
             with_recursion=with_recursion,
             with_safety=with_safety,
             with_scheduled=with_scheduled,

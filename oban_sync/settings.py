@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oban_sync.core.config import OPTIONS, Config
+from oban_sync.core.config import OBJECTS, OPTIONS, Config
 from oban_sync.core.errors import ConfigError, unknown
 
 #: The file that is read when it stands in the current folder; OBAN_CONFIG names another.
 FILE = "oban.toml"
 
-#: Not options of text: a pool is an object.
-_READABLE = tuple(option for option in OPTIONS if option != "pool")
+_READABLE = tuple(option for option in OPTIONS if option not in OBJECTS)
 
 
 def resolve(given: Mapping[str, object]) -> Config:

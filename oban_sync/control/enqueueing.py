@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from oban_sync.core.carrying import Carriers
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown
 from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits
@@ -37,6 +38,11 @@ class Desk(Protocol):
     @property
     def limits(self) -> Mapping[str, Limits]:
         """What holds for queues beside their limits on one node, where it is known here."""
+        ...
+
+    @property
+    def carriers(self) -> Carriers:
+        """What jobs take along from where they are enqueued."""
         ...
 
 
@@ -89,12 +95,13 @@ def enqueue_many(
         DatabaseUnavailableError, InvalidJobError, SchemaError: As `enqueue`.
     """
     given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs, desk.limits)
+    carried = desk.carriers.capture() if desk.carriers else None
 
     if conn is None:
         conn = callers.bound_to(desk)
 
     if conn is not None:
-        return stored_jobs.insert(conn, desk.prefix, given)
+        return stored_jobs.insert(conn, desk.prefix, given, carried)
 
     # All of them, since a transaction that lost a race with another is done again.
     ready = list(given)
@@ -103,10 +110,10 @@ def enqueue_many(
         with desk.db.session() as tx:
             # One job needs no transaction around its one statement.
             if isinstance(jobs, tuple) and len(jobs) == 1:
-                return stored_jobs.insert(tx.conn, tx.schema, ready)
+                return stored_jobs.insert(tx.conn, tx.schema, ready, carried)
 
             with tx.conn.transaction():
-                return stored_jobs.insert(tx.conn, tx.schema, ready)
+                return stored_jobs.insert(tx.conn, tx.schema, ready, carried)
 
     return conflicts_retried(own) if any(job.is_unique for job in ready) else own()
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from oban_sync.core import limits, loops
 from oban_sync.core.ageing import PrioritizerConfig, check_prioritizer
-from oban_sync.core.checks import Check, check_seconds, check_whole
+from oban_sync.core.carrying import NOTHING, Carriers, check_around, check_carry
+from oban_sync.core.checks import Check, check_choice, check_seconds, check_whole
 from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_scheduler
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
@@ -30,6 +32,11 @@ from oban_sync.core.retention import PrunerConfig, check_pruner
 #: NOTIFY channels are named after it, as ``prefix.oban_cronitor``, in 63 characters. A second $
 #: would make a PostgreSQL quote.
 PREFIX = re.compile(r"(?!pg_)(?![^$]*\$[^$]*\$)[A-Za-z_][A-Za-z0-9_$]{0,48}")
+
+
+#: How an Oban behaves in tests: jobs are stored and wait for a drain, or run where they are
+#: enqueued; ``disabled`` is as in production.
+MODES = ("manual", "inline", "disabled")
 
 
 #: In place of a `listen_conninfo`: nothing is listened to, and everything is found by looking.
@@ -78,6 +85,10 @@ class Config:
     reindexer: ReindexerConfig = ReindexerConfig()
     cron: tuple[Line, ...] = ()
     scheduler: SchedulerConfig = SchedulerConfig()
+    around: Callable[..., AbstractContextManager[object]] | None = None
+    carry: Carriers = NOTHING
+    session: Callable[[], Any] | None = None
+    testing: str | None = None
 
     @property
     def limits(self) -> dict[str, Limits]:
@@ -267,6 +278,23 @@ def _check_pool(option: str, value: object) -> object:
     return value
 
 
+def _check_session(option: str, value: object) -> Callable[[], Any]:
+    if not callable(value):
+        raise ConfigError(
+            option,
+            f"{shown(value)} is not allowed; give what makes sessions when it is called, as a "
+            "sessionmaker, a scoped_session, or db.session of Flask-SQLAlchemy",
+        )
+
+    return value
+
+
+def _check_testing(option: str, value: object) -> str | None:
+    mode = check_choice(option, value, *MODES)
+
+    return None if mode == "disabled" else mode
+
+
 def _check_label(option: str, value: object) -> str:
     # Nodes of Elixir Oban accept no white space here.
     if not isinstance(value, str) or not value or not value.isprintable() or " " in value:
@@ -318,7 +346,14 @@ _CHECKS: dict[str, Check] = {
     "reindexer": check_reindexer,
     "cron": check_crontab,
     "scheduler": check_scheduler,
+    "around": check_around,
+    "carry": check_carry,
+    "session": _check_session,
+    "testing": _check_testing,
 }
 
 #: The names of all options.
 OPTIONS = tuple(_CHECKS)
+
+#: Those that are objects of the application, and cannot be said in text.
+OBJECTS = ("pool", "around", "carry", "session")

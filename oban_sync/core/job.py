@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from oban_sync.core import clock, payload, recorded
+from oban_sync.core.carrying import with_kept
 from oban_sync.core.deadline import Deadline as Deadline
 from oban_sync.core.deadline import with_deadline
 from oban_sync.core.errors import JobDecodeError
@@ -162,8 +163,10 @@ class Job:
         if unique is not None:
             unique.check(args, meta)
 
-        if timeout is not None or weight is not None or (deadline is not None and deadline.force):
-            self._keep(timeout=timeout, weight=weight, forced=deadline and deadline.force or None)
+        kept = {"timeout": timeout, "weight": weight, "forced": deadline and deadline.force or None}
+
+        if kept := {name: value for name, value in kept.items() if value is not None}:
+            self._meta = payload.dumps(with_kept(self.meta, KEPT, **kept))
 
         self._errors: Any = []
         self._inserted_at: Any = None
@@ -260,10 +263,12 @@ class Job:
 
         return kept.get(name) if isinstance(kept, dict) else None
 
-    def _keep(self, **values: Any) -> None:
-        meta = dict(self.meta)
-        meta[KEPT] = {name: value for name, value in values.items() if value is not None}
-        self._meta = payload.dumps(meta)
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What was taken along from where the job was enqueued, by name; see ``Oban(carry=)``."""
+        found = self.kept("carried")
+
+        return found if isinstance(found, dict) else {}
 
     def recorded(self) -> Any:
         """The value the job recorded by returning ``Record(value)``.
@@ -284,11 +289,14 @@ class Job:
         except (KeyError, TypeError, ValueError) as error:
             raise JobDecodeError(f"job {self.id}: the recorded value cannot be read") from error
 
-    def to_row(self) -> Row:
+    def to_row(self, carried: dict[str, Any] | None = None) -> Row:
         """The job for the insert statement, every value checked by now.
 
         Fields that were looked at are encoded again, since a dict may have been changed. Whatever
         another job's key left in the meta is dropped.
+
+        Args:
+            carried: What it carries along from where it is enqueued.
 
         Raises:
             InvalidJobError: One of them was changed into something that cannot be stored, or a key
@@ -317,8 +325,13 @@ class Job:
 
         text = meta if type(meta) is str else payload.encode(meta, "meta")
 
+        if carried is not None:
+            meta = text = payload.dumps(with_kept(self.meta, KEPT, carried=carried))
+
         if '"uniq' in text:
-            meta = {name: item for name, item in self.meta.items() if name not in META_KEYS}
+            meta = {
+                name: item for name, item in payload.decode(text).items() if name not in META_KEYS
+            }
             meta = text = payload.dumps(meta)
 
         if unique is None:

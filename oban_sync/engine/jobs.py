@@ -59,7 +59,9 @@ COLUMNS = (
 Changes = Mapping[str, Any]
 
 
-def insert(conn: Any, schema: str, jobs: Iterable[Job]) -> list[Job]:
+def insert(
+    conn: Any, schema: str, jobs: Iterable[Job], carried: dict[str, Any] | None = None
+) -> list[Job]:
     """Store jobs through any kind of connection, in its transaction, in order.
 
     Of a unique job that is there already, in the table or before it among the jobs, the one that
@@ -69,13 +71,16 @@ def insert(conn: Any, schema: str, jobs: Iterable[Job]) -> list[Job]:
         conn: See `callers.run_on`.
         schema: The schema of the tables.
         jobs: Any iterable; read batch by batch.
+        carried: What each of them takes along.
 
     Returns:
         A stored copy of each job, with its id and times, in the order given.
     """
     stored: list[Job] = []
 
-    for batch, texts in _batches(map(Job.to_row, jobs), lambda row: row.text):
+    rows = (job.to_row(carried) for job in jobs)
+
+    for batch, texts in _batches(rows, lambda row: row.text):
         if all(row.unique is None for row in batch):
             stored.extend(_insert(conn, schema, batch, texts))
         else:

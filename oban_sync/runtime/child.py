@@ -9,6 +9,7 @@ SIGKILL. When the parent is gone, the child ends at once, with all it started.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ from oban_sync.core.job import Job
 from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.runtime import crossing, executor
+from oban_sync.runtime.host import PLAIN, Host
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -50,7 +52,7 @@ class Plan:
 
     Attributes:
         modules: Imported at the start, so that their workers are registered.
-        setup: ``module:function``, called after that.
+        setup: ``module:function``, called after that; or a module's application, made by then.
         oban: The name of the Oban instance.
         client: Makes an Oban of that name, where the modules made none. Handed over in memory: it
             knows the password of the database.
@@ -68,7 +70,7 @@ def main(pipe: Connection, plan: Plan) -> None:
     inmate.settle()
 
     try:
-        _prepare(plan)
+        inmate.host = _prepare(plan)
     except BaseException as error:
         pipe.send_bytes(crossing.message(BROKEN, executor.describe(error)))
 
@@ -86,9 +88,14 @@ def main(pipe: Connection, plan: Plan) -> None:
 
 
 class _Inmate:
-    """The one job that runs here, and how the parent reaches it."""
+    """The one job that runs here, and how the parent reaches it.
+
+    Attributes:
+        host: What the jobs run in.
+    """
 
     def __init__(self, pipe: Connection) -> None:
+        self.host: Host = PLAIN
         self._pipe = pipe
         self._asking = Lock()
         self._job: Job | None = None
@@ -145,7 +152,7 @@ class _Inmate:
         with self._asking:
             self._pipe.send_bytes(crossing.message(BEGUN))
 
-        return executor.perform(job)
+        return executor.perform(job, self.host)
 
     def _ask(self, job: Job, what: str) -> Any:
         """The parent's answer; callable from any thread of the job."""
@@ -184,7 +191,8 @@ class _ParentsLease:
         return bool(self._ask(LOST))
 
 
-def _prepare(plan: Plan) -> None:
+def _prepare(plan: Plan) -> Host:
+    """Have everything there that the jobs may need, and tell what they run in."""
     for module in plan.modules:
         try:
             importlib.import_module(module)
@@ -200,7 +208,16 @@ def _prepare(plan: Plan) -> None:
 
     if plan.setup is not None:
         name, _, function = plan.setup.partition(":")
-        getattr(importlib.import_module(name), function)()
+        found = getattr(importlib.import_module(name), function)
+
+        # An application that the module has made is there by now; a factory is to be called.
+        if inspect.isroutine(found):
+            found()
+
+    try:
+        return cast(Host, getattr(instances.get(plan.oban), "host", PLAIN))
+    except NotRunningError:
+        return PLAIN
 
 
 def _find(worker: str, module: str | None) -> None:

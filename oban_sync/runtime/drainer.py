@@ -11,6 +11,7 @@ from oban_sync.core.job import Job, JobState
 from oban_sync.engine import ack, fetch, upkeep
 from oban_sync.engine.session import Db
 from oban_sync.runtime.executor import execute, perform
+from oban_sync.runtime.host import Host
 
 _COUNTED = (
     JobState.CANCELLED,
@@ -22,7 +23,14 @@ _COUNTED = (
 
 
 def drain(
-    db: Db, queue: str, *, node: str, with_recursion: bool, with_safety: bool, with_scheduled: bool
+    db: Db,
+    queue: str,
+    *,
+    node: str,
+    host: Host,
+    with_recursion: bool,
+    with_safety: bool,
+    with_scheduled: bool,
 ) -> dict[str, int]:
     """Run the jobs of a queue one by one; see `Oban.drain_queue`."""
     counts = Counter({state.value: 0 for state in _COUNTED})
@@ -42,7 +50,7 @@ def drain(
             job = jobs.pop(0)
 
             try:
-                state = _run(db, claim, job, with_safety=with_safety)
+                state = _run(db, claim, job, host, with_safety=with_safety)
             except BaseException:
                 ack.release(db, jobs, owner=claim.owner)
                 raise
@@ -71,8 +79,8 @@ def _refuse_endless(job: Job, state: str, snoozed: Counter[int | None]) -> None:
             )
 
 
-def _run(db: Db, claim: fetch.Claim, job: Job, *, with_safety: bool) -> str:
-    outcome = execute(job, perform=partial(perform, keep_error=True))
+def _run(db: Db, claim: fetch.Claim, job: Job, host: Host, *, with_safety: bool) -> str:
+    outcome = execute(job, perform=partial(perform, host=host, keep_error=True))
     fetch.turn(db, claim, [outcome], 0)
     error, outcome.error = outcome.error, None
 

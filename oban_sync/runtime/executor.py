@@ -26,6 +26,7 @@ from oban_sync.core.errors import (
 )
 from oban_sync.core.job import CURRENT, Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
+from oban_sync.runtime.host import PLAIN, Host
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -55,7 +56,7 @@ class Bound:
         return f"it ran for longer than its timeout of {self.seconds:g} s"
 
 
-def perform(job: Job, *, keep_error: bool = False) -> Outcome:
+def perform(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Outcome:
     """Run a job on this thread and tell what it came to, but nobody else; never raises.
 
     Whatever `process` raises is a failure, SystemExit and KeyboardInterrupt too: a job must not end
@@ -63,21 +64,33 @@ def perform(job: Job, *, keep_error: bool = False) -> Outcome:
 
     Args:
         job: A job taken from its queue.
+        host: What it runs in.
         keep_error: Keep the exception in `Outcome.error`, for callers that raise it again.
     """
     token = CURRENT.set(job)
 
     try:
-        return outcome_of(job, keep_error=keep_error)
+        return outcome_of(job, host, keep_error=keep_error)
     finally:
         CURRENT.reset(token)
 
 
-def outcome_of(job: Job, *, keep_error: bool = False) -> Outcome:
+def outcome_of(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Outcome:
     """As `perform`, where the job is known to be the current one."""
     try:
-        return of_result(job, attempt(job))
+        with host.entered(job) as stay:
+            try:
+                return of_result(job, attempt(job))
+            except BaseException as error:
+                stay.error = error
+                outcome = failed(job, error)
+
+                if keep_error:
+                    outcome.error = error
+
+                return outcome
     except BaseException as error:
+        # What is around it could not be entered.
         outcome = failed(job, error)
 
         if keep_error:

@@ -23,6 +23,7 @@ from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
 from oban_sync.runtime.executor import execute, refuse
+from oban_sync.runtime.host import PLAIN, Host
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.runner import Runner, ThreadRunner
 from oban_sync.runtime.slots import EndingError, Slots
@@ -61,6 +62,7 @@ class Producer(Loop):
         node: str,
         lease: Lease,
         runner: Runner | None = None,
+        host: Host = PLAIN,
     ) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
@@ -69,7 +71,7 @@ class Producer(Loop):
         self._lease = lease
         self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease, limits=queue.limits)
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
-        self._runner = self._on_threads() if runner is None else runner
+        self._runner = self._on_threads(host) if runner is None else runner
         self._refusal = queue.limits.refusal if queue.limits.any else None
         self._limit = queue.limit
         self._admitted = False
@@ -230,12 +232,13 @@ class Producer(Loop):
         elif (outcome := self._runner.run(job)) is not None:
             self._mailbox.put(outcome)
 
-    def _on_threads(self) -> Runner:
+    def _on_threads(self, host: Host) -> Runner:
         queue = self.queue
-
-        return ThreadRunner(
-            Timekeeper(queue.name, queue.escalation, retire=self._retire, told=self._mailbox.put)
+        keeper = Timekeeper(
+            queue.name, queue.escalation, retire=self._retire, told=self._mailbox.put
         )
+
+        return ThreadRunner(keeper, host)
 
     def _retire(self, run: Run) -> None:
         # On the timekeeper's thread, and while the job cannot return.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import current_thread
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from oban_sync.runtime.executor import (
     outcome_of,
     overrun,
 )
+from oban_sync.runtime.host import PLAIN, Host
 from oban_sync.runtime.timekeeper import Run, Timekeeper
 
 log = logging.getLogger("oban_sync.runtime")
@@ -68,10 +70,12 @@ class ThreadRunner:
 
     Args:
         timekeeper: Stops those whose time is limited.
+        host: What the jobs run in.
     """
 
-    def __init__(self, timekeeper: Timekeeper) -> None:
+    def __init__(self, timekeeper: Timekeeper, host: Host = PLAIN) -> None:
         self._timekeeper = timekeeper
+        self._host = host
 
     def open(self) -> None:
         """Nothing: threads are started when there are jobs."""
@@ -100,7 +104,7 @@ class ThreadRunner:
     def _perform(self, job: Job) -> Outcome | None:
         try:
             if (bound := bound_of(job)) is None:
-                return outcome_of(job)
+                return outcome_of(job, self._host)
 
             run = Run(job, bound, current_thread())
             ended = self._timekeeper.watch(run)
@@ -108,14 +112,14 @@ class ThreadRunner:
             # By the worker's own `timeout`, or for want of a thread.
             return failed(job, error)
 
-        return _perform_in_time(run, ended)
+        return _perform_in_time(run, ended, self._host)
 
 
-def _perform_in_time(run: Run, ended: Callable[[], None]) -> Outcome | None:
+def _perform_in_time(run: Run, ended: Callable[[], None], host: Host) -> Outcome | None:
     token = RUN.set(run.connections)
 
     try:
-        outcome = run.stretch.run(_attempted, run)
+        outcome = run.stretch.run(partial(_attempted, host), run)
     finally:
         run.connections.close()
         ended()
@@ -139,18 +143,21 @@ def _perform_in_time(run: Run, ended: Callable[[], None]) -> Outcome | None:
     return failed(run.job, run.stretch.error or JobError("it ended in a way that is not known"))
 
 
-def _attempted(run: Run) -> Outcome:
+def _attempted(host: Host, run: Run) -> Outcome:
     """Run the job and find out what it came to; within the stretch, because that may take long."""
     job = run.job
 
-    try:
-        outcome = of_result(job, attempt(job))
-    except BaseException as error:
-        if not run.expired:
-            outcome = failed(job, error)
+    with host.entered(job) as stay:
+        try:
+            outcome = of_result(job, attempt(job))
+        except BaseException as error:
+            stay.error = error
 
-        # Also when it was the backoff, or the policy, that took too long.
-        return overrun(job, run.bound, describe(error)) if run.expired else outcome
+            if not run.expired:
+                outcome = failed(job, error)
+
+            # Also when it was the backoff, or the policy, that took too long.
+            return overrun(job, run.bound, describe(error)) if run.expired else outcome
 
     # Jobs that look whether they are to stop give this answer, whatever the reason.
     if run.expired and outcome.state is JobState.CANCELLED:

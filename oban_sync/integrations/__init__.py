@@ -1,0 +1,1 @@
+"""Oban in the frameworks and servers of applications."""

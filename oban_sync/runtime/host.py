@@ -1,0 +1,104 @@
+"""What an application puts around the runs of its jobs, on whatever thread or process they run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+
+from oban_sync.core.carrying import NOTHING, Carriers
+from oban_sync.core.errors import JobDecodeError
+from oban_sync.core.job import Job
+
+log = logging.getLogger("oban_sync.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What runs happen in.
+
+    Attributes:
+        around: Gives a context manager for a run.
+        carriers: Put in place what jobs brought along, before `around` is entered.
+    """
+
+    around: Callable[[Job], AbstractContextManager[object]] | None = None
+    carriers: Carriers = NOTHING
+
+    def entered(self, job: Job) -> Stay:
+        """What a run happens in; to be entered on its thread.
+
+        Entering raises what the application raises. Leaving raises nothing of it: the run is over,
+        and what it came to stands.
+        """
+        return Stay(self, job)
+
+
+class Stay:
+    """One run's stay with its host.
+
+    Attributes:
+        error: What the run raised, for those around it to see.
+    """
+
+    __slots__ = ("_host", "_job", "_stack", "error")
+
+    def __init__(self, host: Host, job: Job) -> None:
+        self._host = host
+        self._job = job
+        self._stack: ExitStack | None = None
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Stay:
+        host = self._host
+
+        # The hot path: most have nothing around them.
+        if host.around is None and not host.carriers:
+            return self
+
+        with ExitStack() as stack:
+            if host.carriers:
+                stack.enter_context(host.carriers.restored(_carried(self._job)))
+
+            if host.around is not None:
+                stack.enter_context(host.around(self._job))
+
+            self._stack = stack.pop_all()
+
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stack is None:
+            return
+
+        error = self.error if error is None else error
+
+        try:
+            self._stack.__exit__(
+                type(error) if error is not None else None,
+                error,
+                error.__traceback__ if error is not None else None,
+            )
+        except Exception as trouble:
+            # The run's own error comes back here from a context manager that lets it pass.
+            if trouble is not error:
+                log.exception("what is around %r failed after the run", self._job)
+
+
+def _carried(job: Job) -> dict[str, object]:
+    try:
+        return job.carried if job.keeps else {}
+    except JobDecodeError:
+        # It is the job's to find out, when it looks.
+        return {}
+
+
+#: Nothing is around the runs.
+PLAIN = Host()

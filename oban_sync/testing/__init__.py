@@ -1,0 +1,1 @@
+"""What it takes to test code that enqueues jobs, and the jobs themselves."""
