@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -75,9 +76,16 @@ class Assembly:
     loops' pool (1 to 5), and one each for the notifier, the refresher and the leader.
     """
 
-    def __init__(self, config: Config, *, client: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        client: Callable[..., object] | None = None,
+        transaction: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
         self.config = config
         self._client = client
+        self._transaction = transaction
         self._server: Server | None = None
         self._installed = False
         self._pooled = False
@@ -90,7 +98,9 @@ class Assembly:
     @property
     def host(self) -> Host:
         """What the application puts around the runs of its jobs."""
-        return Host(self.config.around, self.config.carry)
+        config = self.config
+
+        return Host(config.around, config.carry, self._transaction, config.session, config.prefix)
 
     @property
     def node(self) -> str:

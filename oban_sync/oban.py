@@ -20,7 +20,7 @@ from oban_sync.control.rate_limits import QueueRateLimit, RateLimit
 from oban_sync.core import instances, registry
 from oban_sync.core.carrying import Carrier, Carriers
 from oban_sync.core.checks import check_seconds
-from oban_sync.core.config import mask
+from oban_sync.core.config import Config, mask
 from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
 from oban_sync.core.job import Job
@@ -149,7 +149,7 @@ class Oban:
             **unknown,
         }
         self._config = settings.resolve(self._given)
-        self._assembly = Assembly(self._config, client=Oban)
+        self._assembly = self._assembled(self._config)
         self._lifecycle = Lifecycle()
         self._stopped = False
         instances.put(self._config.name, self)
@@ -177,7 +177,7 @@ class Oban:
 
         config = settings.resolve(given)
         self._assembly.close()
-        self._given, self._config, self._assembly = given, config, Assembly(config, client=Oban)
+        self._given, self._config, self._assembly = given, config, self._assembled(config)
         instances.put(config.name, self)
 
         return self
@@ -455,6 +455,9 @@ class Oban:
             log.warning("no worker is registered, so every job will fail; import some")
         elif others:
             log.info("not run here, though workers use them: queues %s", ", ".join(others))
+
+    def _assembled(self, config: Config) -> Assembly:
+        return Assembly(config, client=Oban, transaction=self.transaction)
 
     def _build(self) -> Supervisor | None:
         self._stopped = False

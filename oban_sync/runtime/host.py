@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from oban_sync.core.carrying import NOTHING, Carriers
 from oban_sync.core.errors import JobDecodeError
@@ -22,10 +23,17 @@ class Host:
     Attributes:
         around: Gives a context manager for a run.
         carriers: Put in place what jobs brought along, before `around` is entered.
+        transaction: Opens a transaction for a transactional run, on a psycopg connection; inside
+            of one that is bound to the thread, as in tests, a savepoint of that.
+        session: Makes the session of a transactional run instead; the application's.
+        schema: The schema of the tables.
     """
 
     around: Callable[[Job], AbstractContextManager[object]] | None = None
     carriers: Carriers = NOTHING
+    transaction: Callable[[], AbstractContextManager[Any]] | None = None
+    session: Callable[[], Any] | None = None
+    schema: str = "public"
 
     def entered(self, job: Job) -> Stay:
         """What a run happens in; to be entered on its thread.
