@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import sys
 import threading
@@ -721,7 +722,8 @@ def test_a_statement_begun_after_the_first_cancel_is_cancelled_too(
     steps.until("cancel_sql")
     assert_serves(probe)
 
-    assert "QueryCanceled" in errors_of(factory, job.id)[0]
+    # What it raised, or the interrupt, which is let in as soon as the request was answered.
+    assert re.search("QueryCanceled|JobInterrupt", errors_of(factory, job.id)[0])
 
 
 def test_a_backoff_that_never_returns_costs_a_given_up_job_no_outcome(
