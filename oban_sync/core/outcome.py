@@ -133,6 +133,9 @@ class Outcome:
         error: The failure to raise again where a caller runs jobs inline.
         error_type: The name of the failure's class, for telemetry; None where nothing was raised.
         error_message: What it says.
+        written: Whether it is in the row already, committed with the work of a transactional run;
+            False where it was refused, because somebody else has the job by now, and the work was
+            undone. None where it is yet to be written.
     """
 
     __slots__ = (
@@ -146,6 +149,7 @@ class Outcome:
         "schedule_in",
         "spent",
         "state",
+        "written",
     )
 
     def __init__(
@@ -169,6 +173,7 @@ class Outcome:
         self.schedule_in = schedule_in
         self.spent = spent
         self.plain = state is JobState.COMPLETED and meta is None
+        self.written: bool | None = None
 
     def __repr__(self) -> str:
         return f"<Outcome {self.state.value} of {self.job!r}>"

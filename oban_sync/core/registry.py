@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from oban_sync.core.cron import DEFAULT_TIMEZONE, Entry
 from oban_sync.core.crontab import Line, entries
@@ -16,6 +16,10 @@ from oban_sync.core.errors import ConfigError, WorkerNotFoundError, nearest, sho
 from oban_sync.core.job import Job
 from oban_sync.core.options import JobOptions
 from oban_sync.core.outcome import Outcome
+
+#: How the runs of a worker get what they do their work by, inside of one transaction with their
+#: outcome: from the Oban, or from a function of the application; None where they get nothing.
+Transactional = Callable[[], Any] | Literal[True] | None
 
 
 class Registration:
@@ -25,13 +29,15 @@ class Registration:
         name: The name stored in `oban_jobs.worker`.
         oban: Name of the Oban instance its jobs are stored by.
         options: The defaults of its jobs.
-        perform: Runs one job of it on the calling thread.
+        perform: Runs one job of it on the calling thread; where it is transactional, with the
+            connection or session as the second argument.
         backoff: Gives the seconds until a failed job is tried again; None for the usual ones.
         timeout: Gives the seconds that a run of a job may take, or None for any; what was stored
             with the job wins over it. None where the worker says nothing.
         policy: Gives what a failure comes to, from the job, the error and its text; or None where
             it is a failure like any other. May raise, since it calls the application's code.
         crons: When jobs of it are inserted by the clock.
+        transactional: Whether its work is committed together with its outcome, and by what.
     """
 
     __slots__ = (
@@ -45,6 +51,7 @@ class Registration:
         "perform",
         "policy",
         "timeout",
+        "transactional",
     )
 
     def __init__(
@@ -53,12 +60,13 @@ class Registration:
         origin: str,
         options: JobOptions,
         oban: str,
-        perform: Callable[[Job], Any],
+        perform: Callable[..., Any],
         backoff: Callable[[Job], Any] | None,
         crons: tuple[Line, ...] = (),
         *,
         timeout: Callable[[Job], object] | None = None,
         policy: Callable[[Job, BaseException, str], Outcome | None] | None = None,
+        transactional: Transactional = None,
     ) -> None:
         self.name = name
         self.origin = origin
@@ -70,6 +78,7 @@ class Registration:
         self.crons = crons
         self.timeout = timeout
         self.policy = policy
+        self.transactional = transactional
 
 
 #: What a script's own module is called, and what the same is called in a child process.
@@ -105,6 +114,18 @@ def registered(oban: str | None = None) -> dict[str, str]:
         for name, found in sorted(_registry.items())
         if oban is None or found.oban == oban
     }
+
+
+def transactional(queue: str) -> list[str]:
+    """The registered workers that use a queue by default and take what their Oban gives them.
+
+    Sorted. Where that Oban has no `session`, each run of them keeps a connection of its pool.
+    """
+    return [
+        name
+        for name, used in registered().items()
+        if used == queue and _registry[name].transactional is True
+    ]
 
 
 def crontab(

@@ -5,17 +5,27 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from oban_sync.core import instances
 from oban_sync.core.crontab import check_cron
-from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
+from oban_sync.core.definition import checked, refuse_bare, timeout_method
+from oban_sync.core.errors import ConfigError, InvalidJobError, shown
 from oban_sync.core.job import Job
-from oban_sync.core.options import CHECKS, JobOptions, check_name, check_timeout
-from oban_sync.core.outcome import Outcome
+from oban_sync.core.options import CHECKS, JobOptions
 from oban_sync.core.policy import Policy
 from oban_sync.core.registry import Registration, default_name, origin, register
-from oban_sync.core.shape import check_args, check_shape, refuse_deferred
+from oban_sync.core.shape import arguments_of, check_args, check_shape, refuse_deferred
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,8 +66,12 @@ class Worker:
 
         return instances.get(registration.oban).enqueue(job, conn=conn)
 
-    def process(self, job: Job) -> Any:
-        """Do the work. Returning completes the job, raising fails it."""
+    def process(self, job: Job, *given: Any, **_: Any) -> Any:
+        """Do the work. Returning completes the job, raising fails it.
+
+        Define it as ``process(self, job)``; that of a transactional worker gets the connection or
+        session as well: ``process(self, job, session)``.
+        """
         raise NotImplementedError(f"{type(self).__qualname__} has no process")
 
 
@@ -82,6 +96,7 @@ def worker(
     retry_on: object = None,
     discard_on: object = None,
     snooze_on: object = None,
+    transactional: Callable[[], Any] | bool | None = None,
     **options: Any,
 ) -> Decorator:
     """Make a class with a `process` method a worker.
@@ -110,11 +125,17 @@ def worker(
         discard_on: Exceptions that a job is given up for at once.
         snooze_on: Exceptions that put the job off without spending the attempt, up to 1,000 times;
             for as long as their Retry-After says (see `Snooze.after`) where no delay is given.
+        transactional: True to have `process(job, session)` called inside of a transaction that is
+            committed together with the job's outcome when it returns, and rolled back when it
+            raises: what it does in the database happens exactly once. It gets a Session where the
+            Oban was given ``session=``, and else a psycopg connection; or by a function given here:
+            a sessionmaker, a scoped_session, or one that gives a context manager of a connection.
         options: queue, priority, max_attempts, tags, meta, schedule_in, scheduled_at, unique,
             deadline, weight: defaults for every job.
 
     Raises:
-        ConfigError: An option is wrong, `process` is missing or async, or the name is taken.
+        ConfigError: An option is wrong, `process` is missing, async or of the wrong shape, or the
+            name is taken.
 
     Example:
         >>> @worker(queue="mailers", max_attempts=5)
@@ -122,9 +143,9 @@ def worker(
         ...     def process(self, job):
         ...         print("to", job.args["to"])
     """
-    _refuse_bare("worker", without_parentheses)
+    refuse_bare("worker", without_parentheses)
     policy = Policy.checked(retry_on=retry_on, discard_on=discard_on, snooze_on=snooze_on)
-    defined = _definition(name, oban, timeout, policy, options)
+    defined = checked(name, oban, timeout, policy, transactional, options)
     crons = () if cron is None else check_cron("cron", cron)
 
     def decorate(cls: Any) -> Any:
@@ -137,7 +158,7 @@ def worker(
             raise ConfigError("worker", f"{cls.__qualname__} has no method process(self, job)")
 
         refuse_deferred(process, f"{cls.__qualname__}.process")
-        check_shape(cls)
+        check_shape(cls, transactional=defined.transactional is not None)
 
         backoff = (lambda job: cls().backoff(job)) if hasattr(cls, "backoff") else None
         registration = Registration(
@@ -145,11 +166,12 @@ def worker(
             origin(cls),
             defined.options,
             oban,
-            lambda job: cls().process(job),
+            _plainly(cls) if defined.transactional is None else _with_what_is_given(cls),
             backoff,
             crons,
-            timeout=_timeout_of(cls) or defined.timeout,
+            timeout=timeout_method(cls) or defined.timeout,
             policy=defined.policy,
+            transactional=defined.transactional,
         )
         register(registration)
         given: Any = cls
@@ -164,6 +186,7 @@ def worker(
     return decorate
 
 
+@overload
 def job(
     without_parentheses: None = None,
     /,
@@ -175,8 +198,44 @@ def job(
     retry_on: object = None,
     discard_on: object = None,
     snooze_on: object = None,
+    transactional: Literal[False] | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
+    """Of a function whose arguments are all those of its jobs."""
+
+
+@overload
+def job(
+    without_parentheses: None = None,
+    /,
+    *,
+    name: str | None = None,
+    oban: str = "Oban",
+    cron: object = None,
+    timeout: object = None,
+    retry_on: object = None,
+    discard_on: object = None,
+    snooze_on: object = None,
+    transactional: Callable[[], Any] | Literal[True],
+    **options: Any,
+) -> Callable[[Callable[Concatenate[Any, P], R]], TransactionalJobFunction[P, R]]:
+    """Of one that gets a connection or session first."""
+
+
+def job(
+    without_parentheses: None = None,
+    /,
+    *,
+    name: str | None = None,
+    oban: str = "Oban",
+    cron: object = None,
+    timeout: object = None,
+    retry_on: object = None,
+    discard_on: object = None,
+    snooze_on: object = None,
+    transactional: Callable[[], Any] | bool | None = None,
+    **options: Any,
+) -> Callable[[Callable[..., R]], JobFunction[..., R]]:
     """Make a function enqueueable; calling it stays an ordinary call.
 
     Arguments are stored by parameter name and must be JSON. The running job is at `current_job()`.
@@ -190,6 +249,8 @@ def job(
         retry_on: As for `@worker`.
         discard_on: As for `@worker`.
         snooze_on: As for `@worker`.
+        transactional: As for `@worker`. The connection or session is the function's first argument;
+            who enqueues gives the others, and who calls the function gives all of them.
         options: As for `@worker`.
 
     Raises:
@@ -204,26 +265,30 @@ def job(
         >>> add.new(1, b=2).args
         {'a': 1, 'b': 2}
     """
-    _refuse_bare("job", without_parentheses)
+    refuse_bare("job", without_parentheses)
     policy = Policy.checked(retry_on=retry_on, discard_on=discard_on, snooze_on=snooze_on)
-    defined = _definition(name, oban, timeout, policy, options)
+    defined = checked(name, oban, timeout, policy, transactional, options)
     crons = () if cron is None else check_cron("cron", cron)
+    way = defined.transactional
+    kind = JobFunction if way is None else TransactionalJobFunction
 
-    def decorate(function: Callable[P, R]) -> JobFunction[P, R]:
+    def decorate(function: Callable[..., R]) -> JobFunction[..., R]:
         if isinstance(function, type) or not callable(function):
             raise ConfigError(
                 "job", f"{shown(function)} is not a function; use @worker for classes"
             )
 
         refuse_deferred(function, getattr(function, "__qualname__", shown(function)))
-        wrapped: JobFunction[P, R] = JobFunction(function, defined.options, oban, name)
+        wrapped: JobFunction[..., R] = kind(function, defined.options, oban, name)
 
         for line in crons:
-            check_args("cron.args", function, line.job.get("args", {}))
+            given = line.job.get("args", {})
+            check_args("cron.args", function, given, transactional=way is not None)
 
         wrapped.registration.crons = crons
         wrapped.registration.timeout = defined.timeout
         wrapped.registration.policy = defined.policy
+        wrapped.registration.transactional = way
         register(wrapped.registration)
 
         return wrapped
@@ -241,7 +306,7 @@ class JobFunction(Generic[P, R]):
         self._function = function
         self._options = options
         self._conn: Any = None
-        self._signature = inspect.signature(function)
+        self._signature = self._arguments(function)
         self.registration = Registration(
             name or default_name(function), origin(function), options, oban, self._perform, None
         )
@@ -258,7 +323,7 @@ class JobFunction(Generic[P, R]):
         """The options of the jobs made through this object."""
         return self._options
 
-    def options(self, *, conn: Any = None, **options: Any) -> JobFunction[P, R]:
+    def options(self, *, conn: Any = None, **options: Any) -> Self:
         """The same function with other options for the jobs made through what is returned.
 
         Args:
@@ -271,7 +336,7 @@ class JobFunction(Generic[P, R]):
         Example:
             >>> stored = add.options(priority=3, schedule_in=60).enqueue(1, 2)
         """
-        other: JobFunction[P, R] = object.__new__(JobFunction)
+        other = object.__new__(type(self))
         update_wrapper(other, self._function)
         other._function = self._function
         other._signature = self._signature
@@ -324,11 +389,15 @@ class JobFunction(Generic[P, R]):
 
         return instances.get(self.registration.oban).enqueue(job, conn=self._conn)
 
-    def _perform(self, job: Job) -> Any:
+    @staticmethod
+    def _arguments(function: Callable[..., object]) -> inspect.Signature:
+        return arguments_of(function)
+
+    def _perform(self, job: Job, *given: Any) -> Any:
         parameters = self._signature.parameters.values()
 
         if all(item.kind not in _BY_POSITION for item in parameters):
-            return self._function(**job.args)  # type: ignore[call-arg]
+            return self._function(*given, **job.args)
 
         named = dict(job.args)
         rest = [item.name for item in parameters if item.kind is item.VAR_POSITIONAL]
@@ -340,14 +409,27 @@ class JobFunction(Generic[P, R]):
             and (item.kind is item.POSITIONAL_ONLY or (extra and item.kind is _BY_EITHER))
         ]
 
-        return self._function(*positional, *extra, **named)
+        return self._function(*given, *positional, *extra, **named)
+
+
+class TransactionalJobFunction(JobFunction[P, R]):
+    """One that gets a connection or session first, which who enqueues does not give."""
+
+    def __call__(  # type: ignore[override]
+        self, session: Any, /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call the function here and now, with a connection or session of the caller's."""
+        call: Callable[..., R] = self._function
+
+        return call(session, *args, **kwargs)
+
+    @staticmethod
+    def _arguments(function: Callable[..., object]) -> inspect.Signature:
+        return arguments_of(function, transactional=True)
 
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 _BY_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-#: What decorators take beside the options of jobs.
-_OF_DECORATORS = ("cron", "discard_on", "name", "oban", "retry_on", "snooze_on")
 
 
 def _registration(cls: Any) -> Registration:
@@ -363,57 +445,9 @@ def _registration(cls: Any) -> Registration:
     return registration
 
 
-class _Definition(NamedTuple):
-    options: JobOptions
-    timeout: Callable[[Job], object] | None
-    policy: Callable[[Job, BaseException, str], Outcome | None] | None
+def _plainly(cls: Any) -> Callable[[Job], Any]:
+    return lambda job: cls().process(job)
 
 
-def _definition(
-    name: str | None,
-    oban: str,
-    timeout: object,
-    policy: Policy | None,
-    options: Mapping[str, object],
-) -> _Definition:
-    if name is not None:
-        check_name("name", name)
-
-    if not isinstance(oban, str):
-        raise ConfigError("oban", f"{shown(oban)} is not the name of an Oban instance")
-
-    for option in options:
-        if option not in CHECKS:
-            raise ConfigError(option, unknown(option, [*CHECKS, *_OF_DECORATORS]))
-
-    seconds = None if timeout is None else check_timeout("timeout", timeout)
-
-    return _Definition(
-        JobOptions.checked(options),
-        None if seconds is None else lambda job: seconds,
-        None if policy is None else policy.outcome,
-    )
-
-
-def _timeout_of(cls: Any) -> Callable[[Job], object] | None:
-    method = getattr(cls, "timeout", None)
-
-    if method is None:
-        return None
-
-    if not callable(method):
-        raise ConfigError(
-            "timeout",
-            f"{cls.__qualname__}.timeout is {shown(method)} and not a method timeout(self, job); "
-            "give @worker(timeout=...) for all jobs, or name it otherwise",
-        )
-
-    if inspect.iscoroutinefunction(method):
-        raise ConfigError("timeout", f"{cls.__qualname__}.timeout is async; make it a method")
-
-    return lambda job: cls().timeout(job)
-
-
-def _refuse_bare(decorator: str, target: object) -> None:
-    if target is not None:
-        raise ConfigError(decorator, f"write @{decorator}() with parentheses")
+def _with_what_is_given(cls: Any) -> Callable[..., Any]:
+    return lambda job, *given: cls().process(job, *given)

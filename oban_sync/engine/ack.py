@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 
+from oban_sync.core import clock
 from oban_sync.core.job import Job, JobState
 from oban_sync.core.outcome import Loss, Outcome
-from oban_sync.engine.session import Db, Tx, is_refusal, reason
+from oban_sync.engine import callers
+from oban_sync.engine.session import Db, Tx, is_refusal, reason, translate
 from oban_sync.engine.wire import Bigints, Timestamps
 
 log = logging.getLogger("oban_sync.engine")
@@ -25,6 +28,9 @@ MOST_ERRORS = 100
 
 #: Characters of JSON in one statement; PostgreSQL itself takes 256 MB.
 MOST_CHARACTERS = 16_000_000
+
+#: Two ways lead to it: through our own connections, and through those of the application.
+_STATEMENT = "job_ack"
 
 Key = tuple[int, int]
 
@@ -66,6 +72,60 @@ def ack(tx: Tx, outcomes: Sequence[Outcome], *, owner: str) -> Written:
     written.keys = _ack(tx, rows, owner)
 
     return written
+
+
+def ack_on(conn: Any, schema: str, outcome: Outcome, *, owner: str) -> bool:
+    """Write an outcome inside of the transaction of a connection of any kind.
+
+    Waits for whoever holds the row. Raises whatever the driver raises.
+
+    Returns:
+        Whether it was written; else somebody else has the job by now.
+    """
+    values = {"outcomes": f"[{_encoded(outcome)}]", "owner": owner, "most": MOST_ERRORS}
+
+    if callers.run_on(conn, _STATEMENT, schema, **values):
+        return True
+
+    # It passes over a row that somebody holds, as whoever asks the job to stop.
+    callers.run_on(conn, "job_wait", schema, id=outcome.job.key[0])
+
+    return bool(callers.run_on(conn, _STATEMENT, schema, **values))
+
+
+def is_settled(conn: Any, schema: str, outcome: Outcome, *, owner: str) -> bool | None:
+    """Whether an outcome is in its row, after nobody told how its transaction ended.
+
+    Returns:
+        None while it cannot be told: that transaction has not ended, or the job is gone.
+    """
+    job_id, fence = outcome.job.key
+    rows = callers.run_on(
+        conn,
+        "job_settled",
+        schema,
+        id=job_id,
+        fence=clock.to_wire(clock.from_micros(fence)),
+        owner=owner,
+    )
+
+    if not rows:
+        return None
+
+    ours, state, unwanted = rows[0]
+
+    return bool(ours) and _shows(outcome, state, unwanted)
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether an error of a commit is PostgreSQL's word that nothing of it was done.
+
+    A connection that broke gave no word, and it may have been done.
+    """
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+
+    return state is not None and translate(error) is None
 
 
 def ack_singly(db: Db, outcomes: Iterable[Outcome], *, owner: str) -> Written:
@@ -182,10 +242,7 @@ class Standing:
 
     def took(self, outcome: Outcome) -> bool:
         """Whether the outcome was written; one of a job that was to stop may cancel it."""
-        again = outcome.state in (JobState.RETRYABLE, JobState.SCHEDULED)
-        cancelled = self.unwanted and self.state == "cancelled"
-
-        return self.state == outcome.state.value or (again and cancelled)
+        return _shows(outcome, self.state, self.unwanted)
 
 
 def still_ours(db: Db, jobs: Sequence[Job], *, owner: str) -> list[Job]:
@@ -238,6 +295,12 @@ def arrays(keys: Iterable[Key]) -> tuple[Bigints, Timestamps]:
     return Bigints([key[0] for key in ordered]), Timestamps([key[1] for key in ordered])
 
 
+def _shows(outcome: Outcome, state: str, unwanted: bool) -> bool:
+    again = outcome.state in (JobState.RETRYABLE, JobState.SCHEDULED)
+
+    return state == outcome.state.value or (again and unwanted and state == "cancelled")
+
+
 def _encoded(outcome: Outcome, loss: Loss = Loss.NOTHING) -> str:
     try:
         return outcome.to_json(loss)
@@ -256,7 +319,7 @@ def _encoded(outcome: Outcome, loss: Loss = Loss.NOTHING) -> str:
 def _ack(tx: Tx, rows: list[str], owner: str) -> set[Key]:
     outcomes = f"[{','.join(rows)}]"
 
-    return set(tx.wired("job_ack", outcomes=outcomes, owner=owner, most=MOST_ERRORS))
+    return set(tx.wired(_STATEMENT, outcomes=outcomes, owner=owner, most=MOST_ERRORS))
 
 
 def _standings(tx: Tx, ids: Iterable[int]) -> list[Standing]:

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from threading import Lock, Thread
@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any, cast
 
 from oban_sync.core import instances, registry
-from oban_sync.core.errors import NotRunningError, WorkerNotFoundError
+from oban_sync.core.errors import JobError, NotRunningError, WorkerNotFoundError
 from oban_sync.core.job import Job
 from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
@@ -56,12 +56,15 @@ class Plan:
         oban: The name of the Oban instance.
         client: Makes an Oban of that name, where the modules made none. Handed over in memory: it
             knows the password of the database.
+        gives_sessions: Whether the parent's Oban gives transactional workers a session of the
+            application's, which is no thing to be handed over.
     """
 
     modules: tuple[str, ...] = ()
     setup: str | None = None
     oban: str = "Oban"
     client: Callable[[], object] | None = None
+    gives_sessions: bool = False
 
 
 def main(pipe: Connection, plan: Plan) -> None:
@@ -215,9 +218,23 @@ def _prepare(plan: Plan) -> Host:
             found()
 
     try:
-        return cast(Host, getattr(instances.get(plan.oban), "host", PLAIN))
+        host = cast(Host, getattr(instances.get(plan.oban), "host", PLAIN))
     except NotRunningError:
-        return PLAIN
+        host = PLAIN
+
+    if plan.gives_sessions and host.session is None:
+        # Rather than a connection, to a worker that expects a session.
+        return replace(host, session=partial(_no_session, plan.oban))
+
+    return host
+
+
+def _no_session(oban: str) -> None:
+    raise JobError(
+        f"Oban {oban!r} has a session= in the process that started this child, and none in here; "
+        "make the Oban in a module that children import (imports=, or the setup of the queue), or "
+        "give the worker itself what makes sessions: transactional=..."
+    )
 
 
 def _find(worker: str, module: str | None) -> None:

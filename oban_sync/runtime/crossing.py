@@ -44,7 +44,15 @@ _LAZY = (
 #: The longest data whose length takes four bytes.
 _MOST = 0x7FFFFFFF
 
-_OUTCOME = ("error_text", "error_type", "error_message", "schedule_in", "spent", "meta")
+_OUTCOME = (
+    "error_text",
+    "error_type",
+    "error_message",
+    "schedule_in",
+    "spent",
+    "meta",
+    "written",
+)
 
 
 def fields_of(job: Job) -> Fields:
@@ -142,5 +150,6 @@ def outcome_of(job: Job, content: Fields) -> Outcome:
     )
     outcome.error_type = content["error_type"]
     outcome.error_message = content["error_message"]
+    outcome.written = None if content["written"] is None else bool(content["written"])
 
     return outcome

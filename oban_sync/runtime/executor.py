@@ -26,6 +26,7 @@ from oban_sync.core.errors import (
 )
 from oban_sync.core.job import CURRENT, Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
+from oban_sync.runtime import transactional
 from oban_sync.runtime.host import PLAIN, Host
 
 log = logging.getLogger("oban_sync.runtime")
@@ -33,6 +34,18 @@ log = logging.getLogger("oban_sync.runtime")
 
 #: Has a job run, and gives None where what it came to is told by another way.
 Perform = Callable[[Job], Outcome | None]
+
+
+#: Hears an outcome the moment it is written.
+Told = Callable[[Outcome], None]
+
+
+def _as_it_is(outcome: Outcome) -> Outcome:
+    return outcome
+
+
+def _unheard(outcome: Outcome) -> None:
+    """Nobody needs to know before everybody does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,7 @@ def outcome_of(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Out
     try:
         with host.entered(job) as stay:
             try:
-                return of_result(job, attempt(job))
+                return came_to(job, host)
             except BaseException as error:
                 stay.error = error
                 outcome = failed(job, error)
@@ -255,8 +268,39 @@ def overrun(job: Job, bound: Bound, below: str = "", *, plain: bool = False) -> 
     return failed(job, error, text, plain=plain)
 
 
-def attempt(job: Job) -> object:
-    """Run a job's own code on this thread, and give what it returns; raises whatever it raises.
+def came_to(
+    job: Job, host: Host, *, judge: Callable[[Outcome], Outcome] = _as_it_is, told: Told = _unheard
+) -> Outcome:
+    """Run a job's own code on this thread, and give the outcome of what it returned.
+
+    That of a transactional worker is written by then; see `transactional.run`.
+
+    Args:
+        job: A job taken from its queue.
+        host: What it runs in.
+        judge: What an outcome comes to in the end. Another than the one it was given is one of a
+            run that failed.
+        told: As of `transactional.run`.
+
+    Raises:
+        BaseException: Whatever the job's code raises.
+    """
+    found = registry.resolve(job.worker)
+
+    if found.transactional is None:
+        return judge(of_result(job, attempt(job, found)))
+
+    def work(*given: object) -> tuple[Outcome, bool]:
+        outcome = of_result(job, attempt(job, found, *given))
+        kept = judge(outcome)
+
+        return kept, kept is outcome
+
+    return transactional.run(job, host, found.transactional, work, told=told)
+
+
+def attempt(job: Job, found: registry.Registration, *given: object) -> object:
+    """Call a job's worker, and give what it returns; raises whatever it raises.
 
     In a copy of the process that the job forked, and that comes back here, it ends the copy: the
     original tells what came of the job.
@@ -264,7 +308,7 @@ def attempt(job: Job) -> object:
     pid = os.getpid()
 
     try:
-        result = registry.resolve(job.worker).perform(job)
+        result = found.perform(job, *given)
     finally:
         # Before anything else: locks may be held in the copy by threads that it does not have.
         if os.getpid() != pid:
@@ -414,6 +458,16 @@ def report(job: Job, outcome: Outcome, started: int) -> None:
         }
 
     telemetry.emit(event, fields)
+
+
+def report_fenced(outcome: Outcome) -> None:
+    """Tell telemetry, and the log, that an outcome was refused."""
+    log.warning(
+        "the outcome %r of job %s was not written: the job belongs to another run by now",
+        outcome.state.value,
+        outcome.job.key[0],
+    )
+    telemetry.emit("oban.job.fenced", {"job": outcome.job, "state": outcome.state.value})
 
 
 def _message(error: BaseException) -> str:

@@ -27,6 +27,8 @@ class Host:
             of one that is bound to the thread, as in tests, a savepoint of that.
         session: Makes the session of a transactional run instead; the application's.
         schema: The schema of the tables.
+        patient: Whether a transactional run waits for a connection for as long as it takes, because
+            somebody vouches meanwhile that its job is held.
     """
 
     around: Callable[[Job], AbstractContextManager[object]] | None = None
@@ -34,6 +36,12 @@ class Host:
     transaction: Callable[[], AbstractContextManager[Any]] | None = None
     session: Callable[[], Any] | None = None
     schema: str = "public"
+    patient: bool = False
+
+    @property
+    def desk(self) -> object:
+        """The Oban that `transaction` is a method of: whose enqueues belong to such a run."""
+        return getattr(self.transaction, "__self__", None)
 
     def entered(self, job: Job) -> Stay:
         """What a run happens in; to be entered on its thread.

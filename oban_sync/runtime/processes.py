@@ -78,6 +78,7 @@ class ProcessRunner:
         client: Makes an Oban of that name in a child that has none, so that jobs can enqueue.
             Pickled, and called without arguments.
         imports: Modules that children import, besides those of the registered workers.
+        gives_sessions: Whether the Oban gives transactional workers a session of the application's.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class ProcessRunner:
         oban: str = "Oban",
         client: Callable[[], object] | None = None,
         imports: Iterable[str] = (),
+        gives_sessions: bool = False,
     ) -> None:
+        self._gives_sessions = gives_sessions
         self._queue = queue.name
         self._setup = queue.executor.setup
         self._context = cast(Context, multiprocessing.get_context(queue.executor.start_method))
@@ -187,7 +190,12 @@ class ProcessRunner:
         if child.fate is Fate.ABANDONED:
             return None
 
-        if reply is not None and (child.fate is None or reply.state is JobState.COMPLETED):
+        if reply is not None and (
+            child.fate is None
+            or reply.state is JobState.COMPLETED
+            # Whatever it is, it is in the row.
+            or reply.written is not None
+        ):
             return reply
 
         if child.fate is Fate.CANCELLED:
@@ -225,6 +233,7 @@ class ProcessRunner:
             setup=self._setup,
             oban=self._oban,
             client=self._client,
+            gives_sessions=self._gives_sessions,
         )
 
         return Child(self._context, f"{NAME}{self._queue}-{next(self._numbers)}", plan)

@@ -22,7 +22,7 @@ from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
-from oban_sync.runtime.executor import execute, refuse
+from oban_sync.runtime.executor import execute, refuse, report_fenced
 from oban_sync.runtime.host import PLAIN, Host
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.runner import Runner, ThreadRunner
@@ -82,7 +82,7 @@ class Producer(Loop):
         self._lost: set[Job] = set()
         self._outcomes: list[Outcome] = []
         self._hungry = True
-        self._quiet = False
+        self._to_report = self._quiet = False
         self._careful = False
         self._unsure_until = 0.0
         self._again_at = 0.0
@@ -189,7 +189,9 @@ class Producer(Loop):
         if self._unverified:
             self._verify()
 
-        if self._outcomes or (self._hungry and demand > 0) or self._is_sure_by_now():
+        due = self._outcomes or self._to_report or self._is_sure_by_now()
+
+        if due or (self._hungry and demand > 0):
             self._turn(demand)
 
         return self._pause()
@@ -250,7 +252,7 @@ class Producer(Loop):
         self._slots.replace()
 
     def _turn(self, demand: int) -> None:
-        self._hungry = False
+        self._hungry = self._to_report = False
         outcomes = self._outcomes
         generation = self._lease.generation
         started = time.monotonic_ns()
@@ -270,7 +272,7 @@ class Producer(Loop):
         except BaseException:
             # The outcomes stay, and are written by a later turn. What was taken is unknown, and
             # PostgreSQL may still be at it: it notices a lost client only when it answers.
-            self._hungry = True
+            self._hungry = self._to_report = True
             self._unsure_until = time.monotonic() + UNSURE_PERIOD
             raise
 
@@ -369,8 +371,21 @@ class Producer(Loop):
         elif message.job in self._running:
             self._lost.discard(message.job)
             self._running.remove(message.job)
-            self._outcomes.append(message)
+
+            if message.written is None:
+                self._outcomes.append(message)
+            else:
+                self._settled(message)
         # Otherwise the job was handed back while it ran: its row is somebody else's.
+
+    def _settled(self, outcome: Outcome) -> None:
+        """Note one that is in its row, or will never be: only its slot is to be had again."""
+        self._hungry = True
+        # What runs under a limit is what producers say, so it is to be said.
+        self._to_report = self._claim.limiter is not None
+
+        if not outcome.written:
+            report_fenced(outcome)
 
     # Orders, run by this thread as they come out of the mailbox
 
@@ -469,12 +484,7 @@ class Producer(Loop):
 
     def _report(self, outcomes: list[Outcome], turn: fetch.Turn, demand: int, started: int) -> None:
         for outcome in turn.fenced:
-            log.warning(
-                "the outcome %r of job %s was not written: the job belongs to another run by now",
-                outcome.state.value,
-                outcome.job.key[0],
-            )
-            telemetry.emit("oban.job.fenced", {"job": outcome.job, "state": outcome.state.value})
+            report_fenced(outcome)
 
         if telemetry.listened("oban.producer.turn"):
             telemetry.emit(

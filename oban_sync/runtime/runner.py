@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from threading import current_thread
 from typing import Protocol
@@ -12,11 +13,11 @@ from typing import Protocol
 from oban_sync import telemetry
 from oban_sync.core.errors import JobError
 from oban_sync.core.job import Job, JobState
-from oban_sync.core.outcome import Outcome, of_result
+from oban_sync.core.outcome import Outcome
 from oban_sync.engine.cancelling import RUN
 from oban_sync.runtime.executor import (
-    attempt,
     bound_of,
+    came_to,
     describe,
     execute,
     failed,
@@ -75,7 +76,7 @@ class ThreadRunner:
 
     def __init__(self, timekeeper: Timekeeper, host: Host = PLAIN) -> None:
         self._timekeeper = timekeeper
-        self._host = host
+        self._host = replace(host, patient=True)
 
     def open(self) -> None:
         """Nothing: threads are started when there are jobs."""
@@ -132,6 +133,9 @@ def _perform_in_time(run: Run, ended: Callable[[], None], host: Host) -> Outcome
 
         return None
 
+    if run.settled is not None:
+        return run.settled
+
     if isinstance(outcome, Outcome):
         return outcome
 
@@ -149,7 +153,7 @@ def _attempted(host: Host, run: Run) -> Outcome:
 
     with host.entered(job) as stay:
         try:
-            outcome = of_result(job, attempt(job))
+            return came_to(job, host, judge=partial(_judged, run), told=run.settle)
         except BaseException as error:
             stay.error = error
 
@@ -159,8 +163,10 @@ def _attempted(host: Host, run: Run) -> Outcome:
             # Also when it was the backoff, or the policy, that took too long.
             return overrun(job, run.bound, describe(error)) if run.expired else outcome
 
+
+def _judged(run: Run, outcome: Outcome) -> Outcome:
     # Jobs that look whether they are to stop give this answer, whatever the reason.
     if run.expired and outcome.state is JobState.CANCELLED:
-        return overrun(job, run.bound, f"It stopped when asked to: {outcome.error_text}")
+        return overrun(run.job, run.bound, f"It stopped when asked to: {outcome.error_text}")
 
     return outcome

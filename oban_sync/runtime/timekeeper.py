@@ -53,9 +53,20 @@ class Run:
         thread: Its thread.
         expired: Its time is up, and it was asked to stop.
         lost: It was given up; what it comes to later is nobody's business.
+        settled: What it came to, where that is in its row already.
     """
 
-    __slots__ = ("bound", "connections", "expired", "job", "lost", "started", "stretch", "thread")
+    __slots__ = (
+        "bound",
+        "connections",
+        "expired",
+        "job",
+        "lost",
+        "settled",
+        "started",
+        "stretch",
+        "thread",
+    )
 
     def __init__(self, job: Job, bound: Bound, thread: Thread) -> None:
         self.job = job
@@ -66,6 +77,11 @@ class Run:
         self.connections = Connections(self.stretch)
         self.expired = False
         self.lost = False
+        self.settled: Outcome | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        """Keep what it came to, whatever is raised into it from now on."""
+        self.settled = outcome
 
     def expire(self) -> None:
         """Ask the job to stop."""
