@@ -1,0 +1,57 @@
+"""Hooks for gunicorn's configuration file.
+
+Queues then run in every worker from its start, and not from its first request on, and stop before
+the worker exits:
+
+    # gunicorn.conf.py
+    from oban_sync.integrations.gunicorn import post_worker_init, worker_exit
+
+With and without ``preload_app``; nothing is started in the process that forks the workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from oban_sync.integrations import servers
+from oban_sync.oban import Oban
+
+log = logging.getLogger("oban_sync.integrations")
+
+#: Seconds past its grace that a stop may take.
+AFTER_GRACE = 5.0
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the queues of the application that a worker of gunicorn has just loaded.
+
+    What cannot be started is logged, and tried again: the worker serves in any case.
+    """
+    for autostart in servers.attached(worker.wsgi):
+        if autostart.begin("gunicorn").start:
+            _compare(worker.cfg, autostart.oban)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Stop the queues of a worker that is about to exit: running jobs get the grace period."""
+    # gunicorn calls it in the parent too, for a worker that was gone already.
+    if worker.pid != os.getpid():
+        return
+
+    for autostart in servers.attached(getattr(worker, "wsgi", None)):
+        autostart.end()
+
+
+def _compare(cfg: Any, oban: Oban) -> None:
+    """Tell where gunicorn would kill a worker before its jobs have had their grace."""
+    needed = oban.config.shutdown_grace_period + AFTER_GRACE
+
+    if cfg.graceful_timeout < needed:
+        log.warning(
+            "gunicorn kills a worker %g s after it asked it to stop, and its queues may need %g: "
+            "raise graceful_timeout, or lower shutdown_grace_period",
+            cfg.graceful_timeout,
+            needed,
+        )
