@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+
+_virtual: ContextVar[bool] = ContextVar("oban_sync_virtual_clock", default=False)
 
 
 def utc_now() -> datetime:
     """The current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+@contextmanager
+def virtual(on: bool = True) -> Iterator[None]:
+    """Let statements take the time from this process's clock in the block, and not PostgreSQL's.
+
+    For tests that move Python's clock. Threads started in the block do not take part.
+    """
+    token = _virtual.set(on)
+
+    try:
+        yield
+    finally:
+        _virtual.reset(token)
+
+
+def is_virtual() -> bool:
+    """Whether statements take the time from this process's clock."""
+    return _virtual.get()
 
 
 def to_wire(moment: datetime) -> str:
@@ -40,3 +64,8 @@ def from_micros(value: int) -> datetime:
         return _EPOCH + timedelta(microseconds=value)
     except OverflowError as error:
         raise ValueError(f"{value} us since 2000 is no time that Python can express") from error
+
+
+def to_micros(moment: datetime) -> int:
+    """A point in time as PostgreSQL keeps it: microseconds since 2000."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -18,10 +18,24 @@ from oban_sync.engine.session import cursor_on, translate
 from oban_sync.engine.statements import positional
 
 
-class Runner(Protocol):
-    """Runs one statement on somebody's connection and gives its rows as tuples."""
+class Reply(NamedTuple):
+    """What a statement came to.
 
-    def __call__(self, text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+    Attributes:
+        rows: Its rows, if it gives any.
+        names: The names of their columns.
+        count: How many rows it gave or changed.
+    """
+
+    rows: list[tuple[Any, ...]]
+    names: tuple[str, ...]
+    count: int
+
+
+class Runner(Protocol):
+    """Runs one statement on somebody's connection."""
+
+    def __call__(self, text: str, params: Sequence[object]) -> Reply:
         """Run it; never commits."""
         ...
 
@@ -43,11 +57,16 @@ def run_on(conn: Any, name: str, schema: str, /, **params: object) -> list[tuple
     """
     text, order = positional(name, schema)
 
+    return ask(conn, text, [params[key] for key in order], schema=schema).rows
+
+
+def ask(conn: Any, text: str, params: Sequence[object] = (), *, schema: str = "public") -> Reply:
+    """Run SQL as `run_on` does a statement, and tell all that came of it."""
     try:
         run = runner(conn)
 
         with cancelling.known(conn):
-            return run(text, [params[key] for key in order])
+            return run(text, params)
     except (ConfigError, NotRunningError):
         raise
     except Exception as error:
@@ -92,6 +111,40 @@ def _kind(conn: Any) -> Callable[[Any], Runner]:
     )
 
 
+def driver_connection(conn: Any) -> Any:
+    """The driver's connection below any kind, or the connection itself.
+
+    Of a Session or a SQLAlchemy connection a transaction has begun then, which SQLAlchemy knows of:
+    else it would neither commit nor roll back what is done below it.
+    """
+    if _is_session(conn):
+        conn = conn.connection()
+
+    if _is_sqlalchemy_connection(conn):
+        if not conn.in_transaction():
+            conn.begin()
+
+        return conn.connection.driver_connection
+
+    # Django's wrapper connects when it is used.
+    if callable(getattr(conn, "ensure_connection", None)):
+        conn.ensure_connection()
+
+    own = getattr(conn, "connection", None)
+
+    return conn if own is None or callable(own) else own
+
+
+def is_session(conn: Any) -> bool:
+    """Whether it is a Session of SQLAlchemy, or stands for one."""
+    return _is_session(conn)
+
+
+def is_sqlalchemy_connection(conn: Any) -> bool:
+    """Whether it is a connection of SQLAlchemy."""
+    return _is_sqlalchemy_connection(conn)
+
+
 def _is_psycopg(conn: Any) -> bool:
     return isinstance(conn, (psycopg.Connection, psycopg.Cursor))
 
@@ -99,12 +152,12 @@ def _is_psycopg(conn: Any) -> bool:
 def _on_psycopg(conn: Any) -> Runner:
     connection = conn.connection if isinstance(conn, psycopg.Cursor) else conn
 
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+    def run(text: str, params: Sequence[object]) -> Reply:
         # A cursor of our own: the caller's keeps its results and its row factory.
         with cursor_on(connection, tuple_row) as cursor:
-            rows: list[tuple[Any, ...]] = cursor.execute(text, params).fetchall()
+            cursor.execute(text, params)
 
-            return rows
+            return _reply(cursor)
 
     return run
 
@@ -116,10 +169,17 @@ def _is_sqlalchemy_connection(conn: Any) -> bool:
 def _on_sqlalchemy_connection(conn: Any) -> Runner:
     _refuse_other_database(conn.dialect.name)
 
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+    def run(text: str, params: Sequence[object]) -> Reply:
         # Not on the driver's connection below: SQLAlchemy has to know that a transaction began,
         # or its commit() would do nothing.
-        return [tuple(row) for row in conn.exec_driver_sql(text, tuple(params)).fetchall()]
+        result = conn.exec_driver_sql(text, tuple(params))
+
+        if not result.returns_rows:
+            return Reply([], (), result.rowcount)
+
+        rows = [tuple(row) for row in result.fetchall()]
+
+        return Reply(rows, tuple(result.keys()), len(rows))
 
     return run
 
@@ -163,20 +223,28 @@ def _on_dbapi(conn: Any) -> Runner:
     if getattr(conn, "async_", 0):
         raise ConfigError("conn", "the connection is asynchronous, and oban_sync is not")
 
-    def run(text: str, params: Sequence[object]) -> list[tuple[Any, ...]]:
+    def run(text: str, params: Sequence[object]) -> Reply:
         cursor = conn.cursor()
 
         try:
             cursor.execute(text, tuple(params))
 
-            return [
-                tuple(row.values()) if isinstance(row, Mapping) else tuple(row)
-                for row in cursor.fetchall()
-            ]
+            return _reply(cursor)
         finally:
             cursor.close()
 
     return run
+
+
+def _reply(cursor: Any) -> Reply:
+    if cursor.description is None:
+        return Reply([], (), cursor.rowcount)
+
+    rows = [
+        tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in cursor.fetchall()
+    ]
+
+    return Reply(rows, tuple(column[0] for column in cursor.description), len(rows))
 
 
 #: Dialects of SQLAlchemy, vendors of Django, and drivers, for what is met in practice.
@@ -208,23 +276,29 @@ class _Binding:
         owner: Whose enqueues: the Oban.
         thread: On which thread.
         conn: The connection; None once the block has ended, since copies of the context live on.
+        wholly: Whether all else goes through it too.
     """
 
     owner: object
     thread: int
     conn: Any
+    wholly: bool
 
 
 _bound: ContextVar[tuple[_Binding, ...]] = ContextVar("oban_sync_bound", default=())
 
 
 @contextmanager
-def bound(owner: object, conn: Any, *, ours: bool = False) -> Iterator[None]:
+def bound(owner: object, conn: Any, *, ours: bool = False, wholly: bool = False) -> Iterator[None]:
     """Make a connection the one that enqueues of this owner go through, on this thread.
 
     In a job whose time is up, what runs on it is cancelled; see `cancelling.known` for `ours`.
+
+    Args:
+        wholly: Let all that the owner does on this thread go through it, as tests need it that
+            roll back what they did.
     """
-    binding = _Binding(owner, get_ident(), conn)
+    binding = _Binding(owner, get_ident(), conn, wholly)
     token = _bound.set((*_bound.get(), binding))
 
     try:
@@ -235,16 +309,23 @@ def bound(owner: object, conn: Any, *, ours: bool = False) -> Iterator[None]:
         _bound.reset(token)
 
 
-def bound_to(owner: object) -> Any:
+def bound_to(owner: object, *, wholly: bool = False) -> Any:
     """The innermost connection bound for this owner on this thread, or None.
 
     The thread is compared because contexts are copied into other threads, where the connection
     would be used by two at once.
+
+    Args:
+        wholly: Only inside of a block that was bound wholly, were it not the innermost.
     """
     thread = get_ident()
+    found = [
+        binding
+        for binding in reversed(_bound.get())
+        if binding.owner is owner and binding.thread == thread and binding.conn is not None
+    ]
 
-    for binding in reversed(_bound.get()):
-        if binding.owner is owner and binding.thread == thread and binding.conn is not None:
-            return binding.conn
+    if found and (not wholly or any(binding.wholly for binding in found)):
+        return found[0].conn
 
     return None

@@ -18,9 +18,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, class_row, tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from oban_sync.core import clock
 from oban_sync.core.errors import DatabaseUnavailableError, SchemaError
 from oban_sync.engine import cancelling, wire
-from oban_sync.engine.statements import numbered, statement
+from oban_sync.engine.statements import at_this_moment, numbered, statement
 
 Row = TypeVar("Row")
 
@@ -54,13 +55,22 @@ class Tx:
         with cursor_on(self.conn, tuple_row, binary=True) as cursor:
             return cursor.execute(statement(name, self.schema), params).fetchall()
 
+    def unprepared(self, name: str, /, **params: object) -> list[tuple[Any, ...]]:
+        """As `tuples`, planned anew each time; values as text on the wire."""
+        with cursor_on(self.conn, tuple_row) as cursor:
+            text = statement(name, self.schema)
+
+            return cursor.execute(text, params, prepare=False).fetchall()
+
     def wired(self, name: str, /, **params: object) -> list[tuple[Any, ...]]:
         """As `tuples`, with timestamps as microseconds since 2000; arrays are made by `wire`."""
         text, order = numbered(name, self.schema)
         values = [params[key] for key in order]
 
+        if clock.is_virtual():
+            text = at_this_moment(text)
         # In a transaction, a statement that was dropped could not be prepared and tried again.
-        if self._is_free() and self.conn.prepare_threshold is not None:
+        elif self._is_free() and self.conn.prepare_threshold is not None:
             return wire.run(self.conn, text, values)
 
         with wire.Cursor(self.conn, row_factory=tuple_row) as cursor:

@@ -9,29 +9,38 @@ from importlib.resources import files
 
 from psycopg import sql
 
+from oban_sync.core import clock
+
 _QUERIES = files("oban_sync") / "queries"
 _PLACE = re.compile(r"/\* ([a-z]+(?: literal)?) \*/")
 _PARAMETER = re.compile(r"%\((\w+)\)s")
+_NOW = re.compile(r"\b(?:now|clock_timestamp|statement_timestamp)\(\)")
 
 
-@cache
 def statement(name: str, schema: str) -> str:
-    """The statement of a file in `queries/`, without its header, for one schema."""
-    return _bound(_body((_QUERIES / f"{name}.sql").read_text("utf-8")), schema)
+    """The statement of a file in `queries/`, without its header, for one schema.
+
+    With the virtual clock, the time of this moment stands in it.
+    """
+    text = _statement(name, schema)
+
+    return at_this_moment(text) if clock.is_virtual() else text
 
 
-@cache
 def positional(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
     """The same for drivers that know no named parameters: the text with ``%s``, and their order."""
-    text = statement(name, schema)
+    text, order = _positional(name, schema)
 
-    return _PARAMETER.sub("%s", text), tuple(_PARAMETER.findall(text))
+    return at_this_moment(text) if clock.is_virtual() else text, order
 
 
 @cache
 def numbered(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
-    """The same with ``$1``, as PostgreSQL itself has it; what is used twice is sent once."""
-    text = statement(name, schema)
+    """The same with ``$1``, as PostgreSQL itself has it; what is used twice is sent once.
+
+    Never with a time in it: these are prepared once, and run for as long as the process does.
+    """
+    text = _statement(name, schema)
     order = tuple(dict.fromkeys(_PARAMETER.findall(text)))
 
     return _PARAMETER.sub(lambda found: f"${order.index(found[1]) + 1}", text), order
@@ -45,6 +54,13 @@ def shaped(
     text, order = numbered(name, schema)
 
     return filled(text, dict(pieces)), order
+
+
+def at_this_moment(text: str) -> str:
+    """SQL with the time of this process's clock wherever it asks for PostgreSQL's."""
+    moment = clock.to_wire(clock.utc_now())
+
+    return _NOW.sub(f"'{moment}+00'::pg_catalog.timestamptz", text)
 
 
 def filled(text: str, pieces: Mapping[str, str]) -> str:
@@ -66,6 +82,18 @@ def migration_names() -> tuple[str, ...]:
     names = (item.name.removesuffix(".sql") for item in (_QUERIES / "migrations").iterdir())
 
     return tuple(sorted(name for name in names if name[0].isdigit()))
+
+
+@cache
+def _statement(name: str, schema: str) -> str:
+    return _bound(_body((_QUERIES / f"{name}.sql").read_text("utf-8")), schema)
+
+
+@cache
+def _positional(name: str, schema: str) -> tuple[str, tuple[str, ...]]:
+    text = _statement(name, schema)
+
+    return _PARAMETER.sub("%s", text), tuple(_PARAMETER.findall(text))
 
 
 def _body(text: str) -> str:

@@ -8,7 +8,7 @@
 -- trigger. Delays count on the database's clock. The order of ids follows from the sort: PostgreSQL
 -- fills in defaults after it.
 INSERT INTO /* schema */oban_jobs
-    (state, queue, worker, args, meta, tags, priority, max_attempts, scheduled_at)
+    (state, queue, worker, args, meta, tags, priority, max_attempts, scheduled_at, inserted_at)
 SELECT
     CASE
         WHEN job.schedule_in IS NULL AND job.scheduled_at IS NULL THEN 'available'
@@ -24,7 +24,8 @@ SELECT
     job.tags,
     job.priority,
     job.max_attempts,
-    job.start
+    job.start,
+    timezone('UTC', now())
 FROM (
     SELECT
         *,

@@ -46,7 +46,19 @@ yielded AS MATERIALIZED (
 ),
 stored AS (
     INSERT INTO /* schema */oban_jobs
-        (id, state, queue, worker, args, meta, tags, priority, max_attempts, scheduled_at)
+        (
+            id,
+            state,
+            queue,
+            worker,
+            args,
+            meta,
+            tags,
+            priority,
+            max_attempts,
+            scheduled_at,
+            inserted_at
+        )
     OVERRIDING SYSTEM VALUE
     SELECT
         (SELECT drawn.ids FROM drawn)[job.position],
@@ -64,7 +76,8 @@ stored AS (
         job.tags,
         job.priority,
         job.max_attempts,
-        job.start
+        job.start,
+        timezone('UTC', now())
     FROM (
         SELECT
             *,

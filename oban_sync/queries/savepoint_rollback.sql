@@ -1,0 +1,4 @@
+-- Undo what was done since a savepoint; it stays.
+--
+-- Gives: nothing.
+ROLLBACK TO SAVEPOINT /* name */

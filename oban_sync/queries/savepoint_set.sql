@@ -1,0 +1,4 @@
+-- Set a savepoint in the transaction that a connection is in.
+--
+-- Gives: nothing.
+SAVEPOINT /* name */
