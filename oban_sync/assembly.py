@@ -16,11 +16,11 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool
 
+from oban_sync.core import registry
 from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
 from oban_sync.core.cron import Entry
 from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
 from oban_sync.core.lease import Lease
-from oban_sync.core.registry import crontab
 from oban_sync.embedded import Server
 from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations, nodes
@@ -153,7 +153,7 @@ class Assembly:
         conninfo = self._conninfo()
         listens, sessions = self._how_to_listen(conninfo)
         uuid = new_identity()
-        entries = crontab(config.name, config.cron, timezone=config.scheduler.timezone)
+        entries = registry.crontab(config.name, config.cron, timezone=config.scheduler.timezone)
         identity = Identity(
             uuid,
             config.name,
@@ -234,6 +234,7 @@ class Assembly:
         keeping = {queue.name for queue in config.queues if len(config.queues) + 2 <= size}
 
         def make(queue: QueueConfig) -> Producer:
+            self._warn_of_few_connections(queue)
             kind = KeptDb if queue.name in keeping else Db
             # Of a queue that is stopped and started again, the one before may still hold its own.
             keeping.discard(queue.name)
@@ -268,7 +269,36 @@ class Assembly:
                 self._client, conninfo=conninfo, name=config.name, prefix=config.prefix
             )
 
-        return ProcessRunner(queue, oban=config.name, client=client, imports=config.imports)
+        return ProcessRunner(
+            queue,
+            oban=config.name,
+            client=client,
+            imports=config.imports,
+            app=config.app,
+            gives_sessions=config.session is not None,
+        )
+
+    def _warn_of_few_connections(self, queue: QueueConfig) -> None:
+        """Say so where transactional jobs will wait for one another's connections."""
+        config = self.config
+
+        # Children have pools of their own, and sessions come from the application's.
+        if queue.executor.kind == "process" or config.session is not None:
+            return
+
+        most = config.pool_size if config.pool is None else config.pool.max_size
+        names = registry.transactional(queue.name)
+
+        if names and queue.limit > most:
+            log.warning(
+                "queue %r runs up to %d jobs at once, but its transactional workers (%s) keep a "
+                "connection each, and the pool has %d: raise pool_size, or they wait for one "
+                "another",
+                queue.name,
+                queue.limit,
+                ", ".join(names),
+                most,
+            )
 
     def _housekeeping(self, db: Db, conninfo: str, leads: Callable[[], bool]) -> list[Loop]:
         """The duties that can be turned off."""

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from oban_sync.cli.options import Command
+from oban_sync.core import instances
 from oban_sync.core.errors import ConfigError, nearest
 from oban_sync.oban import Oban
 
@@ -29,7 +30,8 @@ def application(command: Command) -> Command:
     return click.option(
         "--app",
         metavar="MODULE:ATTRIBUTE",
-        help="The application's Oban, or a function that makes it, as myapp.jobs:oban.",
+        help="The application's Oban, a Flask application that has one, or a function that makes "
+        "either, as myapp.jobs:oban or myapp:create_app.",
     )(command)
 
 
@@ -41,6 +43,11 @@ def add_to_path(folder: str) -> None:
 def load_oban(path: str, folder: str) -> Oban:
     """The Oban of an application.
 
+    Args:
+        path: ``module:attribute`` of an Oban, of an application of a framework that has one, or of
+            a function that gives either, with or without ``()``.
+        folder: Modules are imported from there, too.
+
     Raises:
         ConfigError: The path cannot be imported, or names something else.
     """
@@ -50,7 +57,7 @@ def load_oban(path: str, folder: str) -> Oban:
     if not name or (colon and not attribute):
         raise ConfigError("--app", f"{path!r} is not MODULE:ATTRIBUTE; give one as myapp.jobs:oban")
 
-    attribute = attribute or "oban"
+    attribute = attribute.removesuffix("()") or "oban"
 
     try:
         module = importlib.import_module(name)
@@ -76,8 +83,21 @@ def load_oban(path: str, folder: str) -> Oban:
     if inspect.isfunction(found):
         found = found()
 
-    if not isinstance(found, Oban):
-        kind = type(found).__name__
-        raise ConfigError("--app", f"{path} is a {kind}, not an Oban or a function that makes one")
+    oban = found if isinstance(found, Oban) else instances.of(found, f"{name}:{attribute}")
 
-    return found
+    if isinstance(oban, Oban):
+        return oban
+
+    raise ConfigError("--app", f"{path} is {_described(found)}")
+
+
+def _described(found: object) -> str:
+    kind = type(found).__name__
+
+    if callable(getattr(found, "init_app", None)):
+        return f"a {kind}; name the application that was given to its init_app instead"
+
+    if callable(getattr(found, "wsgi_app", None)):
+        return f"a {kind} that has no Oban; give it one by FlaskOban(app)"
+
+    return f"a {kind}, not an Oban, an application that has one, or a function that makes either"

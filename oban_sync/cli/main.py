@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from oban_sync import __version__
-from oban_sync.cli import demo, schema, start
+from oban_sync.cli import demo, doctor, schema, start
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,3 +23,4 @@ main.add_command(schema.install)
 main.add_command(schema.upgrade)
 main.add_command(schema.verify)
 main.add_command(schema.uninstall)
+main.add_command(doctor.doctor)

@@ -21,15 +21,9 @@ def install(app: str | None, app_dir: str, dsn: str | None, prefix: str | None, 
     Safe to run again. Nothing that exists is altered or removed.
     """
     if sql:
-        _print(schema.install_sql(check_prefix("prefix", prefix or "public")))
-
-        return
-
-    conninfo, prefix = _target(app, app_dir, dsn, prefix)
-
-    version = schema.install(conninfo, prefix=prefix)
-
-    click.echo(f"Installed version {version} in schema {prefix}.")
+        print_install(prefix or "public")
+    else:
+        install_in(*_target(app, app_dir, dsn, prefix))
 
 
 @click.command()
@@ -48,19 +42,9 @@ def upgrade(
 ) -> None:
     """Bring installed tables up to the version this oban_sync needs."""
     if sql_from is not None:
-        _print(schema.upgrade_sql(sql_from, prefix=check_prefix("prefix", prefix or "public")))
-
-        return
-
-    conninfo, prefix = _target(app, app_dir, dsn, prefix)
-
-    before, after = schema.upgrade(conninfo, prefix=prefix)
-
-    click.echo(
-        f"Schema {prefix} is at version {after} already."
-        if before == after
-        else f"Upgraded schema {prefix} from version {before} to {after}."
-    )
+        print_upgrade(prefix or "public", sql_from)
+    else:
+        upgrade_in(*_target(app, app_dir, dsn, prefix))
 
 
 @click.command()
@@ -69,11 +53,7 @@ def upgrade(
 @told_plainly
 def verify(app: str | None, app_dir: str, dsn: str | None, prefix: str | None) -> None:
     """Check that the tables are there and new enough; exits with 1 when they are not."""
-    conninfo, prefix = _target(app, app_dir, dsn, prefix)
-
-    version = schema.verify(conninfo, prefix=prefix)
-
-    click.echo(f"Schema {prefix} is at version {version}, as it should be.")
+    verify_in(*_target(app, app_dir, dsn, prefix))
 
 
 @click.command()
@@ -88,8 +68,46 @@ def uninstall(
 
     A jobs table that Oban or oban-py made before stays, with its jobs.
     """
-    conninfo, prefix = _target(app, app_dir, dsn, prefix)
+    uninstall_in(*_target(app, app_dir, dsn, prefix), yes=yes)
 
+
+def install_in(conninfo: str, prefix: str) -> None:
+    """Create the tables, and say so."""
+    version = schema.install(conninfo, prefix=prefix)
+
+    click.echo(f"Installed version {version} in schema {prefix}.")
+
+
+def print_install(prefix: str) -> None:
+    """Print what would create the tables."""
+    _print(schema.install_sql(check_prefix("prefix", prefix)))
+
+
+def upgrade_in(conninfo: str, prefix: str) -> None:
+    """Bring the tables up to date, and say so."""
+    before, after = schema.upgrade(conninfo, prefix=prefix)
+
+    click.echo(
+        f"Schema {prefix} is at version {after} already."
+        if before == after
+        else f"Upgraded schema {prefix} from version {before} to {after}."
+    )
+
+
+def print_upgrade(prefix: str, version: int) -> None:
+    """Print what would bring tables of a version up to date."""
+    _print(schema.upgrade_sql(version, prefix=check_prefix("prefix", prefix)))
+
+
+def verify_in(conninfo: str, prefix: str) -> None:
+    """Check the tables, and say how they are."""
+    version = schema.verify(conninfo, prefix=prefix)
+
+    click.echo(f"Schema {prefix} is at version {version}, as it should be.")
+
+
+def uninstall_in(conninfo: str, prefix: str, *, yes: bool) -> None:
+    """Remove the tables, after it was asked whether that is wanted."""
     if not yes:
         click.confirm(f"Remove the tables in schema {prefix}, with all jobs in them?", abort=True)
 

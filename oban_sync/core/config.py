@@ -22,7 +22,7 @@ from oban_sync.core.controls import MOST_LIMIT
 from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_scheduler
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.escalation import Escalation, check_escalation
-from oban_sync.core.executors import ExecutorConfig, check_executor
+from oban_sync.core.executors import ExecutorConfig, check_executor, check_place
 from oban_sync.core.limits import Limits, check_limits
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
 from oban_sync.core.options import check_name
@@ -88,6 +88,7 @@ class Config:
     around: Callable[..., AbstractContextManager[object]] | None = None
     carry: Carriers = NOTHING
     session: Callable[[], Any] | None = None
+    app: str | None = None
     testing: str | None = None
 
     @property
@@ -349,6 +350,7 @@ _CHECKS: dict[str, Check] = {
     "around": check_around,
     "carry": check_carry,
     "session": _check_session,
+    "app": check_place,
     "testing": _check_testing,
 }
 

@@ -84,6 +84,24 @@ def _check_start_method(option: str, value: object) -> str:
     return check_choice(option, value, *START_METHODS)
 
 
+def check_place(option: str, value: object) -> str:
+    """Where an application is, or a function that makes it: ``module:name``, or ``module:name()``.
+
+    Returns:
+        It, without the parentheses.
+    """
+    place = value.removesuffix("()") if isinstance(value, str) else ""
+
+    if _FUNCTION.fullmatch(place) is None:
+        raise ConfigError(
+            option,
+            f"{shown(value)} is not allowed; give module:attribute, of the application or of a "
+            "function that makes it, as myapp.wsgi:app",
+        )
+
+    return place
+
+
 def _check_setup(option: str, value: object) -> str:
     if not isinstance(value, str) or _FUNCTION.fullmatch(value) is None:
         raise ConfigError(

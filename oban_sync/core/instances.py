@@ -6,7 +6,9 @@ the one constructed last under the worker's `oban=` name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from oban_sync.core.errors import NotRunningError, nearest
@@ -45,9 +47,14 @@ _promised: dict[str, Callable[[], Enqueuer]] = {}
 
 _frameworks: list[Framework] = []
 
+_keeps: ContextVar[bool] = ContextVar("oban_sync_keeps_instances", default=False)
+
 
 def put(name: str, instance: Enqueuer) -> None:
     """Make an instance the one of its name."""
+    if _keeps.get():
+        return
+
     _instances[name] = instance
     _promised.pop(name, None)
 
@@ -56,6 +63,17 @@ def promise(name: str, make: Callable[[], Enqueuer]) -> None:
     """Let the one of a name be made when it is first asked for."""
     _promised[name] = make
     _instances.pop(name, None)
+
+
+@contextmanager
+def kept_as_they_are() -> Iterator[None]:
+    """Let an instance constructed in the block not be the one of its name by that."""
+    token = _keeps.set(True)
+
+    try:
+        yield
+    finally:
+        _keeps.reset(token)
 
 
 def join(framework: Framework) -> None:

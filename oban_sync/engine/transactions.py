@@ -90,9 +90,9 @@ def begun_on(conn: Any) -> Iterator[Begun]:
 
     if isinstance(conn, psycopg.Connection):
         kind = _on_psycopg
-    elif is_session(conn):
+    elif callers.is_session(conn):
         kind = _on_session
-    elif callable(getattr(conn, "exec_driver_sql", None)):
+    elif callers.is_sqlalchemy_connection(conn):
         kind = _on_sqlalchemy_connection
     elif callable(getattr(conn, "ensure_connection", None)):
         kind = _on_django
@@ -132,11 +132,6 @@ def begun_within(session: Any) -> Iterator[Begun]:
             _rolled_back(savepoint)
 
         raise
-
-
-def is_session(conn: Any) -> bool:
-    """Whether it is a Session of SQLAlchemy, or a scoped_session."""
-    return callable(getattr(conn, "connection", None)) and callable(getattr(conn, "flush", None))
 
 
 def lacks_connection(error: BaseException) -> bool:

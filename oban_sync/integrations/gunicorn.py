@@ -20,9 +20,6 @@ from oban_sync.oban import Oban
 
 log = logging.getLogger("oban_sync.integrations")
 
-#: Seconds past its grace that a stop may take.
-AFTER_GRACE = 5.0
-
 
 def post_worker_init(worker: Any) -> None:
     """Start the queues of the application that a worker of gunicorn has just loaded.
@@ -46,12 +43,17 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 def _compare(cfg: Any, oban: Oban) -> None:
     """Tell where gunicorn would kill a worker before its jobs have had their grace."""
-    needed = oban.config.shutdown_grace_period + AFTER_GRACE
+    needed = oban.config.shutdown_grace_period + servers.AFTER_GRACE
 
-    if cfg.graceful_timeout < needed:
-        log.warning(
-            "gunicorn kills a worker %g s after it asked it to stop, and its queues may need %g: "
-            "raise graceful_timeout, or lower shutdown_grace_period",
-            cfg.graceful_timeout,
-            needed,
-        )
+    # A worker that is replaced has to be heard of all the while, and exits within `timeout`.
+    for name in ("graceful_timeout", "timeout"):
+        seconds = getattr(cfg, name)
+
+        if 0 < seconds < needed:
+            log.warning(
+                "gunicorn's %s is %g s, and stopping the queues may take %g: raise it, or lower "
+                "shutdown_grace_period, or jobs are cut off",
+                name,
+                seconds,
+                needed,
+            )

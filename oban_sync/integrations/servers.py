@@ -12,18 +12,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from threading import Event, Thread, current_thread
 from typing import Any
 from weakref import WeakSet
 
-import click
 from flask import Flask, request, request_started
-from flask.cli import FlaskGroup
-from flask.helpers import get_debug_flag
 
-from oban_sync.core.config import QueueConfig
 from oban_sync.core.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -31,8 +27,9 @@ from oban_sync.core.errors import (
     SchemaError,
 )
 from oban_sync.core.serving import Decision, Facts, decided
+from oban_sync.integrations import uwsgi
+from oban_sync.integrations.surroundings import facts
 from oban_sync.oban import Oban
-from oban_sync.runtime.processes import refuse_within_child
 
 log = logging.getLogger("oban_sync.integrations")
 
@@ -40,13 +37,11 @@ log = logging.getLogger("oban_sync.integrations")
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
-#: Seconds that a stop gives to a start that began just before.
-LAST_MOMENT = 1.0
+#: Seconds past its grace that a stop may take.
+AFTER_GRACE = 5.0
 
 #: Under which an application keeps its Autostart.
 EXTENSION = "oban_autostart"
-
-_OFF = ("", "0", "false", "no", "off", "n", "f")
 
 _attached: WeakSet[Autostart] = WeakSet()
 
@@ -68,31 +63,6 @@ def decide(
         environ: The WSGI environment of the request that is being served; it proves most.
     """
     return decided(facts(environ), autostart=autostart, queues=queues, testing=testing)
-
-
-def facts(environ: Mapping[str, Any] | None = None, *, asked: str = "") -> Facts:
-    """What is known of this process.
-
-    Args:
-        environ: The WSGI environment of a request that is being served here.
-        asked: The server whose hook said that this is one of its workers.
-    """
-    if environ is None:
-        return _from_process(asked)
-
-    server = _server_of(environ)
-    forking = server == "werkzeug" and bool(environ.get("wsgi.multiprocess"))
-
-    return Facts(
-        server=server,
-        # A test client calls the application as a server does, and is none.
-        serving=bool(server),
-        per_request=bool(environ.get("wsgi.run_once")) or forking,
-        threads=_runs_threads(),
-        green=_green(),
-        shared=server == "mod_wsgi" and not environ.get("mod_wsgi.process_group"),
-        child=_is_child(),
-    )
 
 
 class Autostart:
@@ -120,7 +90,7 @@ class Autostart:
 
         if self._autostart is not False:
             request_started.connect(self._served, app)
-            _call_after_uwsgi_forks(self._forked)
+            uwsgi.call_after_fork(self._forked)
 
     def begin(self, server: str) -> Decision:
         """Decide now, because a hook of a server said that this process is one of its workers."""
@@ -154,6 +124,12 @@ class Autostart:
     def begun(self) -> bool:
         """Whether the queues were started by this, or are about to be, in this process."""
         return os.getpid() in self._starts
+
+    def _end_apart(self) -> None:
+        """Stop on a thread of its own: this one may have been interrupted anywhere, by a signal."""
+        thread = Thread(target=self.end, name="oban-end", daemon=True)
+        thread.start()
+        thread.join(self._oban().config.shutdown_grace_period + AFTER_GRACE)
 
     def _served(self, _app: Flask, **_more: object) -> None:
         if os.getpid() in self._settled:
@@ -205,19 +181,20 @@ class Autostart:
         log.log(level, "in process %d %s", pid, decision)
 
         if decision.start:
-            start = self._starts[pid] = _Start(self._oban)
+            start = self._starts[pid] = _Start(self._oban, self._end_apart)
             atexit.register(start.end)
-            _call_at_uwsgi_exit(self.end)
             start.thread.start()
 
 
 class _Start:
     """One start in one process, tried until it succeeds or the process ends."""
 
-    def __init__(self, oban: Callable[[], Oban]) -> None:
+    def __init__(self, oban: Callable[[], Oban], end: Callable[[], object]) -> None:
         self._oban = oban
+        self._end = end
         self._pid = os.getpid()
         self._ending = Event()
+        self._deadline = 0.0
         # A daemon: the interpreter must be able to exit while PostgreSQL is away.
         self.thread = Thread(target=self._run, name="oban-start", daemon=True)
 
@@ -226,15 +203,17 @@ class _Start:
         if os.getpid() != self._pid:
             return True
 
-        self._ending.set()
         oban = self._oban()
+        grace = oban.config.shutdown_grace_period if grace is None else grace
+        self._deadline = time.monotonic() + grace
+        self._ending.set()
         ended = oban.stop(grace)
 
-        if self.thread is not current_thread():
-            self.thread.join(LAST_MOMENT)
+        if self.thread.is_alive() and self.thread is not current_thread():
+            # It was about to start when it was asked to end: then it stops when it is through.
+            self.thread.join(max(0.0, self._deadline + AFTER_GRACE - time.monotonic()))
 
-        # It may have been about to start when it was asked to end.
-        return oban.stop(grace) if oban.running else ended
+        return ended and not oban.running
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -251,13 +230,15 @@ class _Start:
             except Exception:
                 log.exception("the queues could not be started, next try in %g s", pause)
             else:
+                uwsgi.call_at_exit(self._end)
+
                 break
 
             self._ending.wait(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
         if self._ending.is_set():
-            self._oban().stop()
+            self._oban().stop(max(0.0, self._deadline - time.monotonic()))
 
 
 def attached(wsgi: object) -> list[Autostart]:
@@ -319,161 +300,3 @@ def _full(cell: Any) -> bool:
         return cell.cell_contents is not None
     except ValueError:
         return False
-
-
-def _from_process(asked: str) -> Facts:
-    command = _command()
-    uwsgi = _uwsgi()
-    serves = command == "flask run"
-    server = asked or ("flask run" if serves else "")
-
-    if not server and uwsgi is not None:
-        server = "uWSGI"
-    elif not server and "gunicorn.arbiter" in sys.modules:
-        # Its variables are handed down to whatever a worker runs; its modules are not.
-        server = "gunicorn"
-
-    mod_wsgi = sys.modules.get("mod_wsgi")
-    group = getattr(mod_wsgi, "process_group", None)
-
-    return Facts(
-        server=server or ("mod_wsgi" if group is not None else ""),
-        asked=bool(asked),
-        forks=not asked and uwsgi is not None and uwsgi.worker_id() == 0,
-        threads=_runs_threads(),
-        green=_green(),
-        shared=group == "",
-        reloader_parent=serves and _reloads() and os.environ.get("WERKZEUG_RUN_MAIN") != "true",
-        command="" if serves else command,
-        child=_is_child(),
-    )
-
-
-def _server_of(environ: Mapping[str, Any]) -> str:
-    """What serves a request; empty where nothing says so."""
-    if "uwsgi.version" in environ:
-        return "uWSGI"
-
-    if "mod_wsgi.version" in environ:
-        return "mod_wsgi"
-
-    name = str(environ.get("SERVER_SOFTWARE") or "").partition("/")[0].strip()
-
-    return name.lower()
-
-
-def _command() -> str:
-    """The command line that runs here, as ``flask shell``."""
-    context = click.get_current_context(silent=True)
-
-    if context is None:
-        return ""
-
-    root = context.find_root()
-    names = context.command_path.removeprefix(root.command_path).split()
-
-    # It may be called by another name, as python -m flask.
-    return " ".join(
-        ["flask" if isinstance(root.command, FlaskGroup) else root.command_path, *names]
-    )
-
-
-def _reloads() -> bool:
-    context = click.get_current_context(silent=True)
-    given = None if context is None else context.params.get("reload")
-
-    return get_debug_flag() if given is None else bool(given)
-
-
-def _uwsgi() -> Any:
-    """uWSGI's own module, which only exists within it."""
-    try:
-        import uwsgi
-    except ImportError:
-        return None
-
-    return uwsgi if hasattr(uwsgi, "worker_id") else None
-
-
-def _runs_threads() -> bool:
-    """Whether threads run while no request is served; in uWSGI, by its configuration."""
-    uwsgi = _uwsgi()
-
-    if uwsgi is None:
-        return True
-
-    # Of late it always does.
-    if hasattr(uwsgi, "has_threads"):
-        return bool(uwsgi.has_threads)
-
-    options = {_text(key): _text(value).lower() for key, value in uwsgi.opt.items()}
-
-    return "threads" in options or options.get("enable-threads", "") not in _OFF
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _green() -> str:
-    gevent = sys.modules.get("gevent.monkey")
-
-    if gevent is not None and gevent.is_module_patched("threading"):
-        return "gevent"
-
-    eventlet = sys.modules.get("eventlet.patcher")
-
-    return "eventlet" if eventlet is not None and eventlet.is_monkey_patched("thread") else ""
-
-
-def _is_child() -> bool:
-    try:
-        refuse_within_child([QueueConfig("any", 1)])
-    except NotRunningError:
-        return True
-
-    return False
-
-
-def _call_after_uwsgi_forks(call: Callable[[int], None]) -> None:
-    """Have uWSGI call with the worker's number in each worker it forks, where that is to come."""
-    uwsgi = _uwsgi()
-
-    # A worker loads the application by itself with lazy-apps; its first request is to come.
-    if uwsgi is None or uwsgi.worker_id() != 0:
-        return
-
-    def hook() -> None:
-        try:
-            call(uwsgi.worker_id())
-        except Exception:
-            log.exception("the queues could not be started after the fork")
-
-    decorators = sys.modules.get("uwsgidecorators")
-
-    if decorators is not None:
-        decorators.postfork_chain.append(hook)
-    else:
-        # Is there no chain of theirs, ours has to do; theirs would replace ours.
-        uwsgi.post_fork_hook = _chained(getattr(uwsgi, "post_fork_hook", None), hook)
-
-
-def _call_at_uwsgi_exit(call: Callable[[], object]) -> None:
-    """Have uWSGI call before it ends; it may be told to leave Python's own hooks out."""
-    if (uwsgi := _uwsgi()) is not None:
-        uwsgi.atexit = _chained(getattr(uwsgi, "atexit", None), call)
-
-
-def _chained(
-    first: Callable[[], object] | None, second: Callable[[], object]
-) -> Callable[[], object]:
-    if first is None:
-        return second
-
-    def both() -> None:
-        try:
-            second()
-        finally:
-            first()
-
-    return both

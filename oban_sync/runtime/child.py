@@ -52,7 +52,8 @@ class Plan:
 
     Attributes:
         modules: Imported at the start, so that their workers are registered.
-        setup: ``module:function``, called after that; or a module's application, made by then.
+        app: ``module:attribute`` of the application, which is there then, or of what makes it.
+        setup: ``module:function``, called after that.
         oban: The name of the Oban instance.
         client: Makes an Oban of that name, where the modules made none. Handed over in memory: it
             knows the password of the database.
@@ -61,6 +62,7 @@ class Plan:
     """
 
     modules: tuple[str, ...] = ()
+    app: str | None = None
     setup: str | None = None
     oban: str = "Oban"
     client: Callable[[], object] | None = None
@@ -209,9 +211,9 @@ def _prepare(plan: Plan) -> Host:
         except NotRunningError:
             plan.client()
 
-    if plan.setup is not None:
-        name, _, function = plan.setup.partition(":")
-        found = getattr(importlib.import_module(name), function)
+    for place in filter(None, (plan.app, plan.setup)):
+        name, _, attribute = place.partition(":")
+        found = getattr(importlib.import_module(name), attribute)
 
         # An application that the module has made is there by now; a factory is to be called.
         if inspect.isroutine(found):

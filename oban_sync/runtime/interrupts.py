@@ -2,6 +2,8 @@
 
 CPython delivers such an exception between two steps of the thread's code, at calls and jumps back,
 whenever the thread comes to one: at once in a loop, and never while it waits inside a system call.
+One that comes while a finalizer runs, or a callback of the garbage collector, is lost: Python
+prints it and goes on. So whoever wants a thread to stop raises it again.
 """
 
 from __future__ import annotations

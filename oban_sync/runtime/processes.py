@@ -78,6 +78,7 @@ class ProcessRunner:
         client: Makes an Oban of that name in a child that has none, so that jobs can enqueue.
             Pickled, and called without arguments.
         imports: Modules that children import, besides those of the registered workers.
+        app: Where children find the application, as ``module:attribute``.
         gives_sessions: Whether the Oban gives transactional workers a session of the application's.
     """
 
@@ -88,10 +89,12 @@ class ProcessRunner:
         oban: str = "Oban",
         client: Callable[[], object] | None = None,
         imports: Iterable[str] = (),
+        app: str | None = None,
         gives_sessions: bool = False,
     ) -> None:
         self._gives_sessions = gives_sessions
         self._queue = queue.name
+        self._app = app
         self._setup = queue.executor.setup
         self._context = cast(Context, multiprocessing.get_context(queue.executor.start_method))
         self._oban = oban
@@ -230,6 +233,7 @@ class ProcessRunner:
         modules = sorted({module_of(worker) or "__main__" for worker in own} - {"__main__"})
         plan = Plan(
             modules=tuple(dict.fromkeys([*self._imports, *modules])),
+            app=self._app,
             setup=self._setup,
             oban=self._oban,
             client=self._client,

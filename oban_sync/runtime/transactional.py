@@ -217,7 +217,7 @@ def _begun(job: Job, host: Host, way: Transactional) -> Iterator[Begun]:
         desk = host.desk
         bound = callers.bound_to(desk)
 
-        if transactions.is_session(bound):
+        if callers.is_session(bound):
             yield stack.enter_context(transactions.begun_within(bound))
 
             return

@@ -17,7 +17,6 @@ import psycopg
 
 from oban_sync import DatabaseUnavailableError, Oban
 from tests.chaos import workers
-from tests.chaos.ledger import Ledger
 from tests.chaos.node import first_line, lines
 
 UNIQUE = {"period": "forever", "states": "incomplete"}
@@ -34,7 +33,7 @@ class Inserter:
     """One Oban without queues."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        workers.note_in(Ledger(spec["ledger"], spec["name"]))
+        workers.note_in(spec["ledger"], spec["name"])
         options = spec["options"]
         self.oban = Oban(options["conninfo"])
         workers.note("started")

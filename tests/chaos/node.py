@@ -26,7 +26,6 @@ from typing import Any
 
 from oban_sync import Oban, telemetry
 from tests.chaos import clock, workers
-from tests.chaos.ledger import Ledger
 
 #: What is noted of the library's events, by name: the event in the ledger, and its fields.
 NOTED = {
@@ -84,7 +83,7 @@ class Node:
     """One Oban and the things that can be asked of it."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        workers.note_in(Ledger(spec["ledger"], spec["name"]))
+        workers.note_in(spec["ledger"], spec["name"])
         workers.note("pid", pid=os.getpid())
         self._sample = spec["sample"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -18,15 +19,22 @@ from tests.chaos.ledger import Ledger
 
 _ledgers: list[Ledger] = []
 
+#: Where a node's child processes, which import this module, find its ledger.
+LEDGER = "CHAOS_LEDGER"
+
 
 def note(event: str, **fields: Any) -> float:
-    """Write a line into the ledger of this process; the time it bears."""
+    """Write a line into the ledger of this process, or of the node it is a child of; its time."""
+    if not _ledgers:
+        _ledgers.append(Ledger(*json.loads(os.environ[LEDGER])))
+
     return _ledgers[-1].note(event, **fields)
 
 
-def note_in(ledger: Ledger) -> None:
-    """Let everything of this process be noted there."""
-    _ledgers.append(ledger)
+def note_in(path: str, node: str) -> None:
+    """Let everything of this process and its children be noted there."""
+    os.environ[LEDGER] = json.dumps([path, node])
+    _ledgers.append(Ledger(path, node))
 
 
 @contextmanager
@@ -166,6 +174,25 @@ class Poison:
             return None
 
 
-EVERY = (Quick, Slow, Tick, Failing, Gripping, Deadly, Watchful, Hoarding, Poison)
+@worker(queue="alpha", name="chaos.Paying", transactional=True)
+class Paying:
+    """Leaves two effects and a job in its transaction, with time between them; fails if told."""
+
+    def process(self, job, conn):
+        with execution(job):
+            for part in ("debit", "credit"):
+                conn.execute("INSERT INTO effects (job, part) VALUES (%s, %s)", [job.key[0], part])
+                wait(job.args["seconds"] / 2)
+
+            Quick.enqueue({"of": job.key[0]})
+
+            if job.attempt < job.args.get("succeeds_at", 1):
+                raise RuntimeError("trouble")
+
+    def backoff(self, job):
+        return 0.2
+
+
+EVERY = (Quick, Slow, Tick, Failing, Gripping, Deadly, Watchful, Hoarding, Poison, Paying)
 
 WORKERS = {cls.__name__: cls for cls in EVERY}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -40,13 +41,20 @@ def hammered(work, subject=None):
 
 
 @pytest.fixture
-def quick_switches():
+def under_fire():
+    """Threads take turns quickly, and no finalizer of other tests' objects runs in between.
+
+    An exception that comes into one is lost, and Python tells of it, which would fail the test.
+    """
     before = sys.getswitchinterval()
+    gc.collect()
+    gc.disable()
     sys.setswitchinterval(1e-5)
 
     yield
 
     sys.setswitchinterval(before)
+    gc.enable()
 
 
 def test_work_is_done_once_and_gives_its_result():
@@ -67,7 +75,7 @@ def test_what_work_raises_is_kept():
     assert isinstance(stretch.error, ValueError)
 
 
-def test_an_endless_loop_is_interrupted():
+def test_an_endless_loop_is_interrupted(under_fire):
     stretch, _ = hammered(spin)
 
     assert not stretch.done
@@ -81,7 +89,7 @@ def test_nothing_is_raised_before_the_work_begins():
     assert stretch.run(str, 1) == "1"
 
 
-def test_no_exception_ever_escapes_from_a_stretch(quick_switches):
+def test_no_exception_ever_escapes_from_a_stretch(under_fire):
     """Short work, hammered without a pause, thousands of times; the marker must always be met."""
     stop = Event()
     current = [None]
@@ -128,6 +136,37 @@ def test_no_exception_ever_escapes_from_a_stretch(quick_switches):
     assert all(outcomes.values())
 
 
+def test_one_that_a_finalizer_swallowed_can_be_raised_again(monkeypatch):
+    inside, swallowed = Event(), Event()
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: swallowed.set())
+
+    class Finalized:
+        def __del__(self):
+            inside.set()
+            spin(None)
+
+    def work(subject):
+        Finalized()
+        spin(None)
+
+    def raise_again():
+        inside.wait(10)
+        stretch.interrupt()
+        swallowed.wait(10)
+
+        while stretch.interrupt():
+            time.monotonic()
+
+    stretch = Stretch(JobInterrupt)
+    thread = Thread(target=raise_again)
+    thread.start()
+    stretch.run(work, None)
+    thread.join()
+
+    assert isinstance(stretch.error, JobInterrupt)
+    assert swallowed.is_set()
+
+
 def test_a_shield_keeps_the_exception_until_its_end():
     events = []
 
@@ -156,7 +195,7 @@ def test_a_shield_keeps_the_exception_until_its_end():
     assert events == ["shielded", "still shielded", "raised", "free"]
 
 
-def test_nothing_comes_through_a_shield_under_fire(quick_switches):
+def test_nothing_comes_through_a_shield_under_fire(under_fire):
     breaches = []
 
     def work(stretch):
@@ -188,7 +227,7 @@ def eventually_interrupt(stretch):
         time.monotonic()
 
 
-def test_a_shield_of_another_thread_is_none():
+def test_a_shield_of_another_thread_is_none(under_fire):
     stretch = Stretch(JobInterrupt)
     thread = Thread(target=lambda: (stretch.shield(), stretch.shield(), stretch.unshield()))
     thread.start()
