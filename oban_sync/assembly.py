@@ -17,6 +17,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from oban_sync.core import registry
+from oban_sync.core.budget import loop_connections
 from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
 from oban_sync.core.cron import Entry
 from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
@@ -58,9 +59,6 @@ from oban_sync.runtime.stager import Stager
 from oban_sync.runtime.supervisor import Supervisor
 
 log = logging.getLogger("oban_sync.runtime")
-
-#: Connections the loops share at the most, however many queues there are.
-MOST_LOOP_CONNECTIONS = 5
 
 #: Seconds after the start of a cluster in which its first leader may act on it.
 YOUTH = 60.0
@@ -224,8 +222,7 @@ class Assembly:
     def _queues(self, conninfo: str, lease: Lease) -> tuple[ConnectionPool[Any], Roster]:
         """The loops' pool, and the producers that work through it."""
         config = self.config
-        # Two besides the producers' own: a duty at work must not keep the others waiting.
-        size = min(len(config.queues) + 2, MOST_LOOP_CONNECTIONS)
+        size = loop_connections(len(config.queues))
         name = f"{POOL_NAME}{config.name}: queues"
         pool = open_loop_pool(conninfo, name=name, size=size)
         self._loops[os.getpid()] = pool

@@ -67,10 +67,15 @@ class Decision:
     reason: str
     trouble: bool = False
 
+    @property
+    def effect(self) -> str:
+        """What becomes of them, in words."""
+        return f"queues start {self.when}" if self.start else "queues do not start"
+
     def __str__(self) -> str:
         where = f" under {self.server}" if self.server else ""
 
-        return f"queues start {self.when}{where}: {self.reason}"
+        return f"{self.effect}{where}: {self.reason}"
 
 
 def decided(facts: Facts, *, autostart: bool | None, queues: bool, testing: bool) -> Decision:

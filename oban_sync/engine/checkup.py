@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
+
 from oban_sync.core import clock
 from oban_sync.engine import connections, migrations
 from oban_sync.engine.session import Tx, quoted, translated
@@ -221,3 +223,20 @@ def hears(tx: Tx, conninfo: str) -> bool:
         tx.tuples("checkup_notify", channel=channel)
 
         return any(True for _ in ear.notifies(timeout=EAR_PERIOD, stop_after=1))
+
+
+class RefusedError(Exception):
+    """PostgreSQL gave no answer to a question; says why."""
+
+
+@contextmanager
+def asked() -> Iterator[None]:
+    """Tell whoever asks in the block why there is no answer, if there is none.
+
+    Raises:
+        RefusedError: The role may not ask, or the connection was lost.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise RefusedError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
