@@ -17,7 +17,7 @@ from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
 from oban_sync.control import crons, enqueueing, jobs, queues
 from oban_sync.control.rate_limits import QueueRateLimit, RateLimit
-from oban_sync.core import instances, registry
+from oban_sync.core import instances, modes, registry
 from oban_sync.core.carrying import Carrier, Carriers
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import Config, mask
@@ -25,6 +25,8 @@ from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
 from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits
+from oban_sync.engine import callers
+from oban_sync.engine.bound import BoundDb
 from oban_sync.engine.session import Db
 from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
@@ -83,6 +85,8 @@ class Oban:
             are enqueued: set again where the job runs, and at `Job.carried`. They must be JSON.
         session: What gives workers with ``transactional=True`` their session when it is called: a
             sessionmaker, or ``db.session``. By default they get a psycopg connection.
+        app: Where child processes of queues find the application, as ``myapp.wsgi:app``; loaded
+            before their first job.
         testing: ``"manual"`` or ``"inline"``, for tests: nothing is started, and jobs wait for
             `drain_queue`, or run where they are enqueued.
 
@@ -119,6 +123,7 @@ class Oban:
         around: Callable[[Job], AbstractContextManager[object]] | None = None,
         carry: Mapping[str, ContextVar[Any] | Carrier] | Iterable[ContextVar[Any]] | None = None,
         session: Callable[[], Any] | None = None,
+        app: str | None = None,
         testing: str | None = None,
         **unknown: Any,
     ) -> None:
@@ -145,6 +150,7 @@ class Oban:
             "around": around,
             "carry": carry,
             "session": session,
+            "app": app,
             "testing": testing,
             **unknown,
         }
@@ -207,13 +213,18 @@ class Oban:
 
         Connects and checks the tables first. All or nothing: when it raises, nothing is left
         running. Does nothing when it runs already. Installs no signal handler; at the exit of the
-        interpreter, `stop` is called if nobody did.
+        interpreter, `stop` is called if nobody did. In tests (`testing`) it starts nothing.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL could not be reached.
             SchemaError: The tables are missing or too old; says which command to run.
             ConfigError: A module of `imports` does not exist.
         """
+        if self.testing is not None:
+            self._stopped = False
+
+            return self
+
         if self._lifecycle.start(self._build, self._assembly.close_loops):
             atexit.register(self.stop)
             telemetry.log.attach(failures_only=True)
@@ -262,7 +273,7 @@ class Oban:
             The number of the signal.
 
         Raises:
-            ConfigError: There are no queues to run.
+            ConfigError: There are no queues to run, or it is under test.
             NotRunningError: Not called on the main thread.
             DatabaseUnavailableError, SchemaError: As `start`.
         """
@@ -271,6 +282,9 @@ class Oban:
                 "queues",
                 'there is nothing to run; give queues={"default": 10}, or --queues default:10',
             )
+
+        if self.testing is not None:
+            raise ConfigError("testing", f"nothing runs with {self.testing!r}, so run() has no end")
 
         return foreground.run_until_signal(
             self.start, self.stop, lambda: self._lifecycle.hasten(grace=0.0)
@@ -290,6 +304,21 @@ class Oban:
     def prefix(self) -> str:
         """The PostgreSQL schema of its tables."""
         return self._config.prefix
+
+    @property
+    def node(self) -> str:
+        """What people call this node."""
+        return self._assembly.node
+
+    @property
+    def config(self) -> Config:
+        """Its options, checked."""
+        return self._config
+
+    @property
+    def testing(self) -> str | None:
+        """How it behaves in tests, ``"manual"`` or ``"inline"``; None as in production."""
+        return modes.current(self._config.testing)
 
     @property
     def limits(self) -> dict[str, Limits]:
@@ -402,46 +431,8 @@ class Oban:
 
     # Looking and running by hand
 
-    def drain_queue(
-        self,
-        queue: str = "default",
-        *,
-        with_recursion: bool = True,
-        with_safety: bool = False,
-        with_scheduled: bool = True,
-    ) -> dict[str, int]:
-        """Run the jobs of a queue here and now, one by one, on this thread. Needs no `start`.
-
-        Made for tests: nothing is left running when it returns. Only committed jobs are seen. No
-        node stands behind it: a job that takes longer than the lifeline's `rescue_after` may be
-        started by one that runs. Limits of the queue do not count, nor do timeouts and forced
-        deadlines: the caller's thread cannot be given up.
-
-        Args:
-            queue: The queue's name.
-            with_recursion: Go on until the queue is empty, with the jobs that jobs enqueue; else
-                run only those that are there now.
-            with_safety: Record failures and go on. Otherwise the first exception is raised, after
-                it was recorded, and jobs not run yet stay available.
-            with_scheduled: Run scheduled and retryable jobs too, whatever their time.
-
-        Returns:
-            How many runs ended in each of the states completed, retryable, discarded, cancelled
-            and scheduled.
-
-        Raises:
-            ObanError: A job snoozed a hundred times, and would do so for ever.
-            DatabaseUnavailableError: PostgreSQL could not be reached.
-        """
-        return drainer.drain(
-            self.db,
-            queue,
-            node=self._assembly.node,
-            host=self.host,
-            with_recursion=with_recursion,
-            with_safety=with_safety,
-            with_scheduled=with_scheduled,
-        )
+    drain_queue = at_desk(drainer.drain_queue)
+    run_inline = at_desk(drainer.run_inline)
 
     def _introduce(self) -> None:
         """Say what runs here, and what one may have expected to run here and does not."""
@@ -476,14 +467,22 @@ class Oban:
 
     @property
     def db(self) -> Db:
-        """The application pool, as the library's own statements use it."""
+        """The application pool, as the library's own statements use it.
+
+        Inside of `testing.bound`, the connection that it is bound to.
+        """
+        if (conn := callers.bound_to(self, wholly=True)) is not None:
+            return BoundDb(conn, self._config.prefix)
+
         if self._stopped:
             raise NotRunningError(
                 f"Oban {self._config.name!r} was stopped, and its connections are closed; call "
                 "start() again, or pass conn= to enqueue through a connection of yours"
             )
 
-        return self._assembly.db
+        db = self._assembly.db
+
+        return db if self.testing is None else db.timed_here()
 
 
 def _imported(name: str) -> None:

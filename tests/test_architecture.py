@@ -85,6 +85,7 @@ POWERS: dict[str, set[str]] = {
         "engine/cancelling.py",
         "control/rate_limits.py",
         "integrations/servers.py",
+        "testing/assertions.py",
     },
     "concurrent.futures": {"runtime/slots.py"},
     "queue": {"runtime"},

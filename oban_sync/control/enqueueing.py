@@ -6,12 +6,13 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import psycopg
 
+from oban_sync.core import clock, modes
 from oban_sync.core.carrying import Carriers
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown
 from oban_sync.core.job import Job
@@ -45,12 +46,22 @@ class Desk(Protocol):
         """What jobs take along from where they are enqueued."""
         ...
 
+    @property
+    def testing(self) -> str | None:
+        """How it behaves in tests; None as in production."""
+        ...
+
+    def run_inline(self, jobs: Sequence[Job], *, conn: Any = None) -> list[Job]:
+        """Run stored jobs here and now."""
+        ...
+
 
 def enqueue(desk: Desk, job: Job, *, conn: Any = None) -> Job:
     """Store a job.
 
     Without `conn` it goes through the connection of the surrounding `connection`, `transaction`
-    or `bind` block, and else is committed at once. Nodes hear of it when it is committed.
+    or `bind` block, and else is committed at once. Nodes hear of it when it is committed. In tests
+    with ``testing="inline"`` it runs before this returns, and what it raises is raised here.
 
     Args:
         desk: The Oban.
@@ -94,22 +105,34 @@ def enqueue_many(
         ConfigError: Something among them is not a job; nothing was stored.
         DatabaseUnavailableError, InvalidJobError, SchemaError: As `enqueue`.
     """
-    given = _checked((jobs, *rest) if isinstance(jobs, Job) else jobs, desk.limits)
-    carried = desk.carriers.capture() if desk.carriers else None
+    given = (jobs, *rest) if isinstance(jobs, Job) else jobs
 
     if conn is None:
         conn = callers.bound_to(desk)
 
+    if desk.testing is None:
+        return _store(desk, given, conn)
+
+    with clock.virtual():
+        stored = _store(desk, given, conn)
+
+    return desk.run_inline(stored, conn=conn) if desk.testing == modes.INLINE else stored
+
+
+def _store(desk: Desk, given: Iterable[Job], conn: Any) -> list[Job]:
+    jobs = _checked(given, desk.limits)
+    carried = desk.carriers.capture() if desk.carriers else None
+
     if conn is not None:
-        return stored_jobs.insert(conn, desk.prefix, given, carried)
+        return stored_jobs.insert(conn, desk.prefix, jobs, carried)
 
     # All of them, since a transaction that lost a race with another is done again.
-    ready = list(given)
+    ready = list(jobs)
 
     def own() -> list[Job]:
         with desk.db.session() as tx:
             # One job needs no transaction around its one statement.
-            if isinstance(jobs, tuple) and len(jobs) == 1:
+            if len(ready) == 1:
                 return stored_jobs.insert(tx.conn, tx.schema, ready, carried)
 
             with tx.conn.transaction():

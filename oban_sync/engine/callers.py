@@ -24,12 +24,12 @@ class Reply(NamedTuple):
     Attributes:
         rows: Its rows, if it gives any.
         names: The names of their columns.
-        count: How many rows it gave or changed.
+        changed: How many rows it gave or changed.
     """
 
     rows: list[tuple[Any, ...]]
     names: tuple[str, ...]
-    count: int
+    changed: int
 
 
 class Runner(Protocol):
@@ -318,10 +318,14 @@ def bound_to(owner: object, *, wholly: bool = False) -> Any:
     Args:
         wholly: Only inside of a block that was bound wholly, were it not the innermost.
     """
+    # The hot path: whoever enqueues asks.
+    if not (bindings := _bound.get()):
+        return None
+
     thread = get_ident()
     found = [
         binding
-        for binding in reversed(_bound.get())
+        for binding in reversed(bindings)
         if binding.owner is owner and binding.thread == thread and binding.conn is not None
     ]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from psycopg.rows import dict_row
-
 from oban_sync.core.job import Job, JobState
-from oban_sync.engine.session import Db, Tx, cursor_on
-from oban_sync.engine.statements import statement
+from oban_sync.engine.jobs import COLUMNS
+from oban_sync.engine.session import Db, Tx
 
 #: Finished jobs of a state that are read to be counted; beyond these they are estimated.
 MOST_COUNTED = 1_000
@@ -33,21 +31,19 @@ def list_jobs(
     Those on states read the jobs of these states only; the others read the table from its newest
     job on, until the page is full.
     """
-    params = {
-        "states": None if states is None else f"{{{','.join(states)}}}",
-        "queues": None if queues is None else list(queues),
-        "workers": None if workers is None else list(workers),
-        "tags": None if tags is None else list(tags),
-        "args": args,
-        "before_id": before_id,
-        "most": most,
-    }
+    # A prepared statement would come to be planned once for all filters, and read the table.
+    rows = tx.unprepared(
+        "job_list",
+        states=None if states is None else f"{{{','.join(states)}}}",
+        queues=None if queues is None else list(queues),
+        workers=None if workers is None else list(workers),
+        tags=None if tags is None else list(tags),
+        args=args,
+        before_id=before_id,
+        most=most,
+    )
 
-    with cursor_on(tx.conn, dict_row) as cursor:
-        # A prepared statement would come to be planned once for all filters, and read the table.
-        rows = cursor.execute(statement("job_list", tx.schema), params, prepare=False).fetchall()
-
-    return [Job.loaded(**row) for row in rows]
+    return [Job.loaded(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
@@ -57,23 +53,14 @@ def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
     state; where there are more, the number is the planner's estimate.
     """
     # A transaction, because the settings for its plans must not outlive it.
-    with db.transaction() as tx:
+    with db.looking() as tx:
         tx.tuples("plan_restrict")
-
-        with cursor_on(tx.conn, dict_row) as cursor:
-            rows = cursor.execute(
-                statement("job_count", tx.schema),
-                {"queue": queue, "most": MOST_COUNTED},
-                prepare=False,
-            ).fetchall()
-
+        rows = tx.unprepared("job_count", queue=queue, most=MOST_COUNTED)
         counts = dict.fromkeys(JobState, 0)
 
-        for row in rows:
-            state = JobState(row["state"])
-            counts[state] = (
-                row["jobs"] if row["exact"] else _estimate(tx, state, queue, row["jobs"])
-            )
+        for name, jobs, exact in rows:
+            state = JobState(name)
+            counts[state] = jobs if exact else _estimate(tx, state, queue, jobs)
 
     return counts
 

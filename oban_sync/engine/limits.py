@@ -18,12 +18,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from oban_sync.core import clock
+from oban_sync.core.errors import ConfigError, shown
 from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits, Partition, Rate, lane_of
 from oban_sync.engine import wire
 from oban_sync.engine.lanes import Lanes, expression
 from oban_sync.engine.session import Tx
-from oban_sync.engine.statements import numbered, shaped
+from oban_sync.engine.statements import at_this_moment, numbered, shaped
 from oban_sync.engine.wire import Bigints, Timestamps
 
 #: Most jobs that one turn takes from a queue with lanes; another turn follows at once.
@@ -298,13 +300,17 @@ def _lock(tx: Tx, name: str) -> Step:
 def _plain(tx: Tx, name: str, params: dict[str, Any]) -> Step:
     text, order = numbered(name, tx.schema)
 
-    return text, [params[key] for key in order]
+    return _timed(text), [params[key] for key in order]
 
 
 def _shaped(tx: Tx, name: str, pieces: tuple[tuple[str, str], ...], params: dict[str, Any]) -> Step:
     text, order = shaped(name, tx.schema, pieces)
 
-    return text, [params[key] for key in order]
+    return _timed(text), [params[key] for key in order]
+
+
+def _timed(text: str) -> str:
+    return at_this_moment(text) if clock.is_virtual() else text
 
 
 def _together(tx: Tx, steps: Sequence[Step]) -> list[list[tuple[Any, ...]]]:
@@ -334,14 +340,28 @@ def _alone(tx: Tx, steps: Sequence[Step]) -> list[list[tuple[Any, ...]]]:
 
 
 def _is_idle(tx: Tx) -> bool:
+    if not isinstance(tx.conn, psycopg.Connection):
+        raise ConfigError(
+            "conn",
+            f"rate limits need psycopg 3 below, and Oban is bound to {shown(tx.conn)}; let tests "
+            "go through an engine of postgresql+psycopg://",
+        )
+
     idle = tx.conn.pgconn.transaction_status == TransactionStatus.IDLE
 
     return idle and tx.conn.autocommit
 
 
 def _goes_at_once(tx: Tx) -> bool:
-    """Whether statements can be prepared and sent together: not so behind a pooler."""
-    return tx.conn.prepare_threshold is not None and psycopg.capabilities.has_pipeline()
+    """Whether statements can be prepared and sent together: not so behind a pooler.
+
+    Nor where each has a time of its own in it.
+    """
+    return (
+        not clock.is_virtual()
+        and tx.conn.prepare_threshold is not None
+        and psycopg.capabilities.has_pipeline()
+    )
 
 
 def _in_transaction(tx: Tx, steps: Sequence[Step]) -> list[list[tuple[Any, ...]]]:

@@ -1,8 +1,9 @@
 """Savepoints on connections of any kind, for runs that must not break the transaction around them.
 
-A savepoint of ours is never released: what a block did is kept by not undoing it. Others may end it
-meanwhile, by committing a savepoint of theirs that is around it, as a Session does that began before
-the block; then there is nothing left to go back to, and nothing of theirs is undone.
+Where others work in the block, our savepoint is never released: what the block did is kept by not
+undoing it. They may end it meanwhile, by committing a savepoint of theirs that is around it, as a
+Session does that began before the block; then there is nothing left to go back to, and nothing of
+theirs is undone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ log = logging.getLogger("oban_sync.engine")
 
 #: Goes back to where a block began.
 Undo = Callable[[], object]
+
+_SET, _ROLLBACK, _RELEASE = "savepoint_set", "savepoint_rollback", "savepoint_release"
+_PROBE = "transaction_probe"
 
 #: A name for each: that of an outer one must not find an inner one that was never released.
 _numbers = count(1)
@@ -53,6 +57,52 @@ def apart(conn: Any, *, undo: bool = False) -> Iterator[None]:
         _go(back, conn)
 
 
+@contextmanager
+def within(conn: Any, *, undo: bool = False) -> Iterator[None]:
+    """Run statements of ours in a savepoint, which ends with the block; an error undoes them.
+
+    Nobody else may do anything on the connection meanwhile.
+
+    Args:
+        conn: See `callers.run_on`; no Session. Where it is in no transaction, nothing is done.
+        undo: Undo them in any case.
+    """
+    if _is_free(conn):
+        yield
+
+        return
+
+    name = f"oban_sync_{next(_numbers)}"
+    _tell(conn, _SET, name)
+
+    try:
+        yield
+    except BaseException:
+        _tell(conn, _ROLLBACK, name)
+        _tell(conn, _RELEASE, name)
+
+        raise
+
+    if undo:
+        _tell(conn, _ROLLBACK, name)
+
+    _tell(conn, _RELEASE, name)
+
+
+def begun(conn: Any) -> bool:
+    """Begin a transaction where the connection does so by itself; tell whether it is in one.
+
+    Raises as `callers.run_on`.
+    """
+    callers.ask(conn, statement(_PROBE, "public"))
+    status = _status(conn)
+
+    if status is not None:
+        return status == TransactionStatus.INTRANS
+
+    return bool(getattr(conn, "in_atomic_block", True)) and not _commits_at_once(conn)
+
+
 def is_failed(conn: Any) -> bool:
     """Whether the connection's transaction, if any, runs no statement until it is rolled back."""
     if callers.is_session(conn):
@@ -71,7 +121,7 @@ def is_failed(conn: Any) -> bool:
         return status == TransactionStatus.INERROR
 
     try:
-        callers.ask(conn, statement("transaction_probe", "public"))
+        callers.ask(conn, statement(_PROBE, "public"))
     except Exception:
         return True
 
@@ -103,18 +153,21 @@ def _set(conn: Any) -> Undo | None:
         if not callers.is_sqlalchemy_connection(conn):
             return None
 
-    if callable(getattr(conn, "savepoint_rollback", None)):
+    if callable(getattr(conn, "savepoint_commit", None)):
         return _of_django(conn)
 
-    # psycopg2 tells nothing of a transaction that has to begin yet, and begins it by itself.
-    if _status(conn) == TransactionStatus.IDLE and _commits_at_once(conn):
+    if _is_free(conn):
         return None
 
     name = f"oban_sync_{next(_numbers)}"
-    callers.ask(conn, filled(statement("savepoint_set", "public"), {"name": name}))
-    text = filled(statement("savepoint_rollback", "public"), {"name": name})
+    _tell(conn, _SET, name)
 
-    return lambda: callers.ask(conn, text)
+    return lambda: _tell(conn, _ROLLBACK, name)
+
+
+def _tell(conn: Any, what: str, name: str) -> None:
+    # They read no table, so the schema is of no account.
+    callers.ask(conn, filled(statement(what, "public"), {"name": name}))
 
 
 def _nested(session: Any) -> Undo:
@@ -146,7 +199,7 @@ def _own(conn: Any) -> Any:
 
 
 def _status(conn: Any) -> int | None:
-    """The state of the connection's transaction, as libpq has it; None where the driver keeps it."""
+    """The state of the connection's transaction, as libpq has it; None where it cannot be told."""
     driver = _below(conn)
 
     if isinstance(driver, psycopg.Connection):
@@ -155,6 +208,12 @@ def _status(conn: Any) -> int | None:
     tell = getattr(driver, "get_transaction_status", None)
 
     return tell() if callable(tell) else None
+
+
+def _is_free(conn: Any) -> bool:
+    """Whether each statement is a transaction of its own."""
+    # psycopg2 tells nothing of a transaction that has to begin yet, and begins it by itself.
+    return _status(conn) == TransactionStatus.IDLE and _commits_at_once(conn)
 
 
 def _commits_at_once(conn: Any) -> bool:

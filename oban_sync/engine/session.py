@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -151,6 +151,21 @@ class Db:
         with self.session() as tx, tx.conn.transaction():
             yield tx
 
+    def looking(self) -> AbstractContextManager[Tx]:
+        """A transaction that changes nothing but its own settings, which end with it."""
+        return self.transaction()
+
+    def apart(self) -> AbstractContextManager[None]:
+        """For the run of a job on this thread: whatever it does leaves this of use.
+
+        It uses connections of its own, so there is nothing to do; see `bound.BoundDb`.
+        """
+        return nullcontext()
+
+    def timed_here(self) -> Db:
+        """The same with the time of this process's clock, for tests that move that."""
+        return _TimedHere(self._pool, self.schema, timeout=self._timeout, reason=self._reason)
+
     def give_back(self) -> None:
         """Nothing is kept; see `KeptDb`."""
 
@@ -201,6 +216,15 @@ def _discarded_if_useless(conn: psycopg.Connection[Any]) -> Iterator[None]:
             conn.close()
 
         raise
+
+
+class _TimedHere(Db):
+    """See `Db.timed_here`."""
+
+    @contextmanager
+    def session(self) -> Iterator[Tx]:
+        with clock.virtual(), super().session() as tx:
+            yield tx
 
 
 class KeptDb(Db):

@@ -82,11 +82,6 @@ def _stage_one(db: Db, queues: list[str], shunned: Shunned) -> Staged | None:
             return Staged(0, [])
 
 
-def hasten(tx: Tx, queue: str) -> int:
-    """Make waiting jobs of a queue available whatever their time; how many there were."""
-    return tx.run("job_hasten", queue=queue)
-
-
 def _stage(tx: Tx, queues: list[str], most: int, shunned: Shunned) -> Staged:
     [(staged, awake, _told)] = tx.tuples(
         "job_stage",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import pytest
 
-from oban_sync import ObanError, Snooze, worker
+from oban_sync import ConfigError, Oban, ObanError, Snooze, worker
+from oban_sync.core.clock import utc_now
 
 RAN: list[tuple[str, object]] = []
 
@@ -33,6 +35,15 @@ class Failing:
 class Restless:
     def process(self, job):
         return Snooze(3600)
+
+
+@worker(queue="alpha")
+class Deleting:
+    def process(self, job):
+        with Oban.get_instance().connection() as conn:
+            conn.execute(
+                f'DELETE FROM "{Oban.get_instance().prefix}".oban_jobs WHERE id = %s', [job.id]
+            )
 
 
 @worker(queue="alpha")
@@ -133,3 +144,93 @@ def test_a_snoozing_job_is_counted_and_left_when_scheduled_jobs_are_left_out(oba
     Restless.enqueue()
 
     assert oban.drain_queue("alpha", with_scheduled=False) == counts(scheduled=1)
+
+
+def enqueued(*numbers, **options):
+    return [Echo.enqueue({"n": number}, **options) for number in numbers]
+
+
+def ran():
+    return [number for _, number in RAN]
+
+
+def test_several_queues_or_all_are_drained_as_one(oban):
+    enqueued("last", queue="alpha", priority=5)
+    enqueued("first", queue="beta", priority=1)
+    enqueued("other", queue="gamma", priority=3)
+
+    assert oban.drain_queue(["alpha", "beta"]) == counts(completed=2)
+    assert ran() == ["first", "last"]
+    assert oban.drain_queue(None) == counts(completed=1)
+    assert ran()[2:] == ["other"]
+
+
+@pytest.mark.parametrize("recursion", [True, False])
+def test_a_limit_ends_it(oban, factory, recursion):
+    enqueued(*range(4))
+
+    assert oban.drain_queue("alpha", with_limit=3, with_recursion=recursion) == counts(completed=3)
+    assert ran() == [0, 1, 2]
+    assert factory.count(state="available") == 1
+
+
+@pytest.mark.parametrize("until", [timedelta(minutes=2), "a datetime"], ids=str)
+def test_only_those_due_by_a_time_may_be_run(oban, factory, until):
+    if until == "a datetime":
+        until = utc_now() + timedelta(minutes=2)
+
+    enqueued("soon", schedule_in=60)
+    enqueued("late", schedule_in=180)
+
+    assert oban.drain_queue("alpha", with_scheduled=until) == counts(completed=1)
+    assert ran() == ["soon"]
+    assert factory.count(state="scheduled") == 1
+
+
+@pytest.mark.parametrize("recursion", [True, False])
+def test_a_seed_gives_an_order_that_can_be_had_again(oban, recursion):
+    orders = []
+
+    for seed in (7, 7, 8):
+        RAN.clear()
+        enqueued(*range(20))
+        oban.drain_queue("alpha", seed=seed, with_recursion=recursion)
+        orders.append(ran())
+
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) == sorted(orders[2]) == list(range(20))
+    assert orders[0] not in (orders[2], list(range(20)))
+
+
+def test_a_job_that_somebody_holds_is_passed_over(oban, conn, factory):
+    held, _ = enqueued("held", "free")
+
+    with conn.transaction():
+        conn.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [held.id])
+
+        assert oban.drain_queue("alpha", with_scheduled=False) == counts(completed=1)
+
+    assert ran() == ["free"]
+    assert factory.states(held.id) == ["available"]
+
+
+def test_a_job_that_was_deleted_while_it_ran_is_fenced(oban, probe):
+    Deleting.enqueue()
+
+    assert oban.drain_queue("alpha") == counts(completed=1)
+    assert probe.next("oban.job.fenced")["state"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"with_limit": 0}, "with_limit: 0"),
+        ({"with_scheduled": 60}, "with_scheduled: 60 is not allowed; give True"),
+        ({"queue": 7}, "queue: 7"),
+        ({"queue": ["alpha", ""]}, r"queue\[1\]: "),
+    ],
+    ids=str,
+)
+def test_what_is_no_wish_is_refused(oban, options, message):
+    with pytest.raises(ConfigError, match=message):
+        oban.drain_queue(**options)

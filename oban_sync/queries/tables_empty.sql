@@ -1,0 +1,13 @@
+-- Delete what tests leave: jobs, what was asked of queues, cron entries, and what was counted.
+--
+-- Gives: the number of jobs deleted.
+--
+-- Not by TRUNCATE, which would wait for every transaction that has only read one of the tables.
+-- Nodes that run stay: they would end if their rows were gone.
+WITH
+controls AS (DELETE FROM /* schema */oban_sync_controls),
+slots AS (DELETE FROM /* schema */oban_sync_cron_slots),
+crons AS (DELETE FROM /* schema */oban_sync_crons),
+rates AS (DELETE FROM /* schema */oban_sync_rates),
+jobs AS (DELETE FROM /* schema */oban_jobs RETURNING id)
+SELECT count(*) FROM jobs
