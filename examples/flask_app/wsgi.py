@@ -1,6 +1,5 @@
-"""What servers load: `flask run`, `gunicorn wsgi:app`, `oban-sync start --app wsgi:oban`."""
+"""What servers load: `flask run`, `gunicorn wsgi:app`, `oban-sync start --app wsgi:app`."""
 
-from signup import create_app
+from gazette import create_app
 
 app = create_app()
-oban = app.extensions["oban"]
