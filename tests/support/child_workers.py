@@ -98,6 +98,15 @@ def die(code=None, number=None):
     os._exit(code)
 
 
+def _await(file):
+    """Wait for a file, but not past the end of a test that failed before it made it."""
+    for _ in range(6_000):
+        if Path(file).exists():
+            return
+
+        time.sleep(0.01)
+
+
 def _tell(path: str, text: str) -> None:
     Path(path).write_text(text)
 
@@ -150,8 +159,7 @@ def gate(entered, leave):
     """Says that it has come in, and waits until it may leave."""
     _tell(entered, str(os.getpid()))
 
-    while not Path(leave).exists():
-        time.sleep(0.01)
+    _await(leave)
 
 
 @job(queue="cpu", name="tests.child.warn")
@@ -171,8 +179,7 @@ def lease(asked, go_on):
     before = current_job().lease_lost()
     _tell(asked, "")
 
-    while not Path(go_on).exists():
-        time.sleep(0.01)
+    _await(go_on)
 
     seen = []
     thread = threading.Thread(
