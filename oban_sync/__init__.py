@@ -21,6 +21,7 @@ from oban_sync.core.errors import (
 )
 from oban_sync.core.job import Job, JobState, current_job
 from oban_sync.core.outcome import Cancel, Discard, Record, Snooze
+from oban_sync.core.progress import Progress
 from oban_sync.core.worker import JobFunction, Worker, job, worker
 from oban_sync.engine.cancelling import cancellable
 from oban_sync.engine.orders import NodeInfo, NodeQueue
@@ -52,6 +53,7 @@ __all__ = [
     "NotRunningError",
     "Oban",
     "ObanError",
+    "Progress",
     "QueueInfo",
     "RateLimit",
     "Record",

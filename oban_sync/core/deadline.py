@@ -51,3 +51,17 @@ def with_deadline(
             "deadline_at": f"{clock.to_wire(at).replace(' ', 'T')}Z",
         },
     }
+
+
+def seconds_to_start(deadline: Deadline | None, kept: object) -> float | None:
+    """Seconds within which a job has to start; None for whenever it comes to it.
+
+    Args:
+        deadline: Its own, if it was given one.
+        kept: What is kept of one: enqueued again, a job that was read has as long as before.
+    """
+    if deadline is not None:
+        # To the microsecond, as PostgreSQL counts: what is returned is what was stored.
+        return round(deadline.seconds, 6)
+
+    return float(kept) if isinstance(kept, (int, float)) and type(kept) is not bool else None

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from oban_sync.core import clock, payload, recorded
 from oban_sync.core.carrying import with_kept
 from oban_sync.core.deadline import Deadline as Deadline
-from oban_sync.core.deadline import with_deadline
-from oban_sync.core.errors import JobDecodeError
+from oban_sync.core.deadline import seconds_to_start, with_deadline
+from oban_sync.core.errors import JobDecodeError, NotRunningError
 from oban_sync.core.lazy import Lazy, parsed_list, parsed_moment, parsed_object
 from oban_sync.core.lease import Lease
+from oban_sync.core.progress import PROGRESS, Progress, Report, progress_of
+from oban_sync.core.row import KEPT as KEPT
+from oban_sync.core.row import Row as Row
+from oban_sync.core.row import row_of
 from oban_sync.core.state import JobState as JobState
-from oban_sync.core.unique import META_KEYS, Unique
-
-#: The key of meta under which the library keeps what else it has to know of a job.
-KEPT = "oban_sync"
-
-
-class Row(NamedTuple):
-    """A job on its way into the table.
-
-    Attributes:
-        job: The job.
-        text: A JSON object for the insert statement; what makes it unique is not in it.
-        meta: The job's meta as it goes into its row.
-        unique: What makes it unique, if anything.
-        key: The key that comes of it, or nothing.
-        deadline: Seconds after the time it is scheduled for within which it has to start.
-    """
-
-    job: Job
-    text: str
-    meta: Any
-    unique: Unique | None
-    key: str
-    deadline: float | None
+from oban_sync.core.unique import Unique
 
 
 class Job:
@@ -63,6 +45,7 @@ class Job:
     __slots__ = (
         "_args",
         "_attempted_at",
+        "_begin_report",
         "_cancelled",
         "_cancelled_at",
         "_completed_at",
@@ -75,6 +58,7 @@ class Job:
         "_lane",
         "_lease",
         "_meta",
+        "_report",
         "_schedule_in",
         "_scheduled_at",
         "_timed_out",
@@ -155,6 +139,7 @@ class Job:
         self._lease: Lease | None = None
         self._generation = 0
         self._cancelled = False
+        self._report: Report | None = None
         self._args: Any = args
         self._meta: Any = meta
         self._unique = unique
@@ -244,6 +229,60 @@ class Job:
 
         self._cancelled = True
 
+    def report_progress(
+        self, done: float, total: float | None = None, note: str | None = None
+    ) -> None:
+        """Tell how far this run has come, for whoever looks at `progress`.
+
+        Written at once, and then every half second at most, so it may be called in the tightest of
+        loops and from any thread of the job; what was told last is kept with the outcome in any
+        case. It is seen before the end of a transactional job. When the database cannot be reached
+        the job goes on: it waits up to a second, and ten more go by before the next try.
+
+        Args:
+            done: How much is done, 0 or more.
+            total: Of how much. It may be a guess, and change; None for not known.
+            note: A few words for people, of which 200 characters are kept. Not for secrets.
+
+        Raises:
+            InvalidJobError: A number is below 0 or none, or the note is no text.
+            NotRunningError: The job does not run here: it was only read.
+
+        Example:
+            >>> for done, row in enumerate(rows, 1):
+            ...     load(row)
+            ...     job.report_progress(done, len(rows), note=row.name)
+        """
+        if (report := self._report) is None:
+            if (begin := getattr(self, "_begin_report", None)) is None:
+                raise NotRunningError(f"{self!r} does not run here: only running jobs get on")
+
+            # Of two threads that come here at once, the first value of one counts: who knows which.
+            self._report = report = begin(self)
+
+        report.tell(done, total, note)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job has come, as it was told by `report_progress`; None for not a word.
+
+        That of an earlier attempt stands until the next one tells something.
+
+        Raises:
+            JobDecodeError: The meta cannot be read.
+        """
+        told = None if self._report is None else self._report.last
+
+        return progress_of(self.kept(PROGRESS)) if told is None else told
+
+    def reporting(self, begin: Callable[[Job], Report]) -> None:
+        """Let `report_progress` be of use from now on; what it needs is made when it is called."""
+        self._begin_report = begin
+
+    def end_report(self) -> Progress | None:
+        """The run is over: what it told last, if anything. Nothing more is taken."""
+        return None if self._report is None else self._report.end()
+
     @property
     def keeps(self) -> bool:
         """Whether the library may keep something with this job; quick, and true more often."""
@@ -293,7 +332,7 @@ class Job:
         """The job for the insert statement, every value checked by now.
 
         Fields that were looked at are encoded again, since a dict may have been changed. Whatever
-        another job's key left in the meta is dropped.
+        another job's key or run left in the meta is dropped.
 
         Args:
             carried: What it carries along from where it is enqueued.
@@ -302,60 +341,21 @@ class Job:
             InvalidJobError: One of them was changed into something that cannot be stored, or a key
                 that makes the job unique was taken away.
         """
-        args, meta = self._args, self._meta
         # Of a job that was stored or run already, the time is no wish but what it came to.
         scheduled_at = self.scheduled_at if self.state is JobState.SCHEDULED else None
+        columns = {
+            "queue": self.queue,
+            "worker": self.worker,
+            "tags": self.tags,
+            "priority": self.priority,
+            "max_attempts": self.max_attempts,
+            "schedule_in": self._schedule_in,
+            "deadline": seconds_to_start(getattr(self, "_deadline", None), self.kept("deadline")),
+            "scheduled_at": None if scheduled_at is None else clock.to_wire(scheduled_at),
+        }
         unique = getattr(self, "_unique", None)
-        deadline = self._seconds_to_start()
-        row = payload.dumps(
-            {
-                "queue": self.queue,
-                "worker": self.worker,
-                "tags": self.tags,
-                "priority": self.priority,
-                "max_attempts": self.max_attempts,
-                "schedule_in": self._schedule_in,
-                "deadline": deadline,
-                "scheduled_at": None if scheduled_at is None else clock.to_wire(scheduled_at),
-            }
-        )
 
-        if type(args) is not str:
-            args = payload.encode(args, "args")
-
-        text = meta if type(meta) is str else payload.encode(meta, "meta")
-
-        if carried is not None:
-            meta = text = payload.dumps(with_kept(self.meta, KEPT, carried=carried))
-
-        if '"uniq' in text:
-            meta = {
-                name: item for name, item in payload.decode(text).items() if name not in META_KEYS
-            }
-            meta = text = payload.dumps(meta)
-
-        if unique is None:
-            return Row(self, f'{row[:-1]},"args":{args},"meta":{text}}}', meta, None, "", deadline)
-
-        key = unique.key(worker=self.worker, queue=self.queue, args=args, meta=text)
-        comma = "" if text == "{}" else ","
-        text = f'{text[:-1]}{comma}"uniq":true,"uniq_bmp":{unique.held},"uniq_key":"{key}"}}'
-
-        row = f'{row[:-1]},"args":{args},"meta":{text}}}'
-
-        return Row(self, row, text, unique, key, deadline)
-
-    def _seconds_to_start(self) -> float | None:
-        deadline: Deadline | None = getattr(self, "_deadline", None)
-
-        if deadline is not None:
-            # To the microsecond, as PostgreSQL counts: what is returned is what was stored.
-            return round(deadline.seconds, 6)
-
-        # Enqueued again, a job that was read has as long as it had before.
-        kept = self.kept("deadline")
-
-        return float(kept) if type(kept) in (int, float) else None
+        return row_of(self, columns, self._args, self._meta, unique=unique, carried=carried)
 
     def stored(self, row: Row, job_id: int, inserted_at: str, scheduled_at: str) -> Job:
         """A copy of this job as the database stored it; the job itself may be enqueued again.
@@ -389,6 +389,7 @@ class Job:
         job._schedule_in = None
         job._lease = None
         job._cancelled = False
+        job._report = None
         job._unique = row.unique
         job._deadline = getattr(self, "_deadline", None)
 
@@ -452,6 +453,7 @@ class Job:
         job._lease = lease
         job._generation = since
         job._cancelled = False
+        job._report = None
 
         return job
 
@@ -462,6 +464,7 @@ class Job:
         job._schedule_in = None
         job._lease = None
         job._cancelled = False
+        job._report = None
         job._unique = None
         job._deadline = None
         job.state = JobState(fields.pop("state"))

@@ -13,6 +13,8 @@ DISABLED = "disabled"
 
 _mode: ContextVar[str | None] = ContextVar("oban_sync_testing", default=None)
 
+_lends: ContextVar[bool] = ContextVar("oban_sync_lends_context", default=True)
+
 _shuffler: ContextVar[Random | None] = ContextVar("oban_sync_shuffler", default=None)
 
 
@@ -36,6 +38,22 @@ def mode(name: str) -> Iterator[None]:
         yield
     finally:
         _mode.reset(token)
+
+
+def lends_context() -> bool:
+    """Whether runs on this thread happen in what the application has around the caller."""
+    return _lends.get()
+
+
+@contextmanager
+def lending_context(lends: bool) -> Iterator[None]:
+    """Let runs in the block happen in what is around the caller, or in something of their own."""
+    token = _lends.set(lends)
+
+    try:
+        yield
+    finally:
+        _lends.reset(token)
 
 
 def shuffler() -> Random | None:

@@ -8,8 +8,10 @@ from enum import Enum
 from typing import Any
 
 from oban_sync.core import backoff, clock, payload, recorded, retry_after
+from oban_sync.core.carrying import with_kept
 from oban_sync.core.errors import InvalidJobError, shown
-from oban_sync.core.job import Job, JobState
+from oban_sync.core.job import KEPT, Job, JobState
+from oban_sync.core.progress import PROGRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,10 @@ class Outcome:
         schedule_in: float | None = None,
         spent: bool = True,
     ) -> None:
+        if (told := job.end_report()) is not None:
+            # Whether it was written before or not: what it was written with may be undone.
+            meta = with_kept(meta or {}, KEPT, **{PROGRESS: told.kept()})
+
         self.job = job
         self.state = state
         self.meta = meta

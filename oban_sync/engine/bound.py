@@ -75,6 +75,10 @@ class BoundDb(Db):
         """The same: whoever binds it decides about the time."""
         return self
 
+    def impatient(self, seconds: float) -> Db:  # noqa: ARG002 - there is nothing to wait for
+        """The same: the connection is there."""
+        return self
+
     @contextmanager
     def _within(self, *, undo: bool = False) -> Iterator[Tx]:
         given = self._given

@@ -166,6 +166,13 @@ class Db:
         """The same with the time of this process's clock, for tests that move that."""
         return _TimedHere(self._pool, self.schema, timeout=self._timeout, reason=self._reason)
 
+    def impatient(self, seconds: float) -> Db:
+        """The same for what nobody should wait for: so long at most for a connection.
+
+        Why there was none is not looked into.
+        """
+        return Db(self._pool, self.schema, timeout=seconds)
+
     def give_back(self) -> None:
         """Nothing is kept; see `KeptDb`."""
 

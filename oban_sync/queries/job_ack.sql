@@ -9,7 +9,7 @@
 --
 -- A job that was rescued from this very start, and has not been started since, takes the outcome all
 -- the same: its node was only slow. A job that was asked to stop is not run again, but cancelled.
--- meta is merged: another writer's keys stay.
+-- meta is merged: another writer's keys stay, also of what the library keeps in it.
 WITH outcome AS (
     SELECT *
     FROM pg_catalog.jsonb_to_recordset(%(outcomes)s::text::jsonb) AS outcome (
@@ -52,12 +52,21 @@ SET state = CASE
     END,
     meta = CASE
         WHEN job.state::text = 'executing' AND outcome.meta IS NULL THEN job.meta
-        WHEN job.state::text = 'executing' THEN coalesce(job.meta, '{}') || outcome.meta
-        -- Once is enough: the same outcome, sent again, must find nothing to do.
-        ELSE (job.meta - 'rescued_start') || CASE
-            WHEN job.state::text = 'discarded' AND job.meta ? 'uniq_bmp' THEN '{"uniq_bmp": []}'
+        ELSE CASE
+            WHEN job.state::text = 'executing' THEN coalesce(job.meta, '{}')
+            -- Once is enough: the same outcome, sent again, must find nothing to do.
+            ELSE (job.meta - 'rescued_start') || CASE
+                WHEN job.state::text = 'discarded' AND job.meta ? 'uniq_bmp' THEN '{"uniq_bmp": []}'
+                ELSE '{}'
+            END::jsonb
+        END || (coalesce(outcome.meta, '{}') || CASE
+            WHEN jsonb_typeof(outcome.meta -> 'oban_sync') = 'object'
+                AND jsonb_typeof(job.meta -> 'oban_sync') = 'object'
+                THEN jsonb_build_object(
+                    'oban_sync', (job.meta -> 'oban_sync') || (outcome.meta -> 'oban_sync')
+                )
             ELSE '{}'
-        END::jsonb || coalesce(outcome.meta, '{}')
+        END::jsonb)
     END,
     errors = CASE
         WHEN outcome.error IS NULL THEN job.errors

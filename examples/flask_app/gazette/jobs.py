@@ -94,7 +94,7 @@ class MakeThumbnails:
             # What is committed stays; should the job run again, merging changes nothing.
             db.session.commit()
             made[name] = [image.width, image.height]
-            oban.update_job(job, {"meta": {"progress": [done, len(SIZES)]}})
+            job.report_progress(done, len(SIZES), note=f"{name} is made")
 
         return Record(made)
 

@@ -84,8 +84,7 @@ def progress_of(job_id: int) -> dict[str, object]:
     if job is None:
         abort(404, "This job is done and forgotten: finished jobs are deleted after a day.")
 
-    done, total = job.meta.get("progress") or (int(job.state == JobState.COMPLETED), 1)
-
+    told = job.progress
     name = job.worker.rpartition(".")[2]
 
     return {
@@ -94,8 +93,9 @@ def progress_of(job_id: int) -> dict[str, object]:
         "final": job.state in FINAL,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "done": done,
-        "total": total,
+        "done": told.done if told else int(job.state == JobState.COMPLETED),
+        "total": told.total if told else 1,
+        "note": told.note if told else None,
         "result": job.recorded(),
         "error": last_error(job),
     }

@@ -38,7 +38,8 @@ def test_a_picture_is_made_smaller(post: Post, client: FlaskClient, oban: Oban) 
     assert oban.get_job(job).recorded() == {"large": [16, 8], "medium": [8, 4], "small": [4, 2]}
     page = client.get(shown).text
     assert "16 × 8" in page
-    assert client.get(f"{shown}/progress").json["done"] == 3
+    told = client.get(f"{shown}/progress").json
+    assert (told["done"], told["total"], told["note"]) == (3, 3, "small is made")
 
     small = client.get(f"/pictures/{job.args['picture_id']}/8.png")
     assert png.decode(small.data) == Image(8, 4, [bytes([200, 100, 50] * 8)] * 4)

@@ -21,6 +21,7 @@
       bar.value = status.done;
       show("done", status.done.toLocaleString("en"));
       show("total", status.total.toLocaleString("en"));
+      show("note", status.note || "");
 
       const badge = document.querySelector("#state .badge");
       badge.textContent = status.state;
