@@ -75,6 +75,7 @@ POWERS: dict[str, set[str]] = {
         "assembly.py",
         "control/enqueueing.py",
         "runtime/notifier.py",
+        "cli/options.py",
     },
     "psycopg_pool": {"engine", "oban.py", "assembly.py"},
     "tenacity": {"engine/retry.py", "embedded"},

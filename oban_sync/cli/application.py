@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
 import sys
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import click
 
 from oban_sync.cli.options import Command
 from oban_sync.core import instances
-from oban_sync.core.errors import ConfigError, nearest
+from oban_sync.core.errors import ConfigError, nearest, shown
 from oban_sync.oban import Oban
+
+#: What a function is called by: in order, and by name.
+Call: TypeAlias = tuple[list[Any], dict[str, Any]]
 
 
 def application(command: Command) -> Command:
@@ -45,11 +50,12 @@ def load_oban(path: str, folder: str) -> Oban:
 
     Args:
         path: ``module:attribute`` of an Oban, of an application of a framework that has one, or of
-            a function that gives either, with or without ``()``.
+            a function that gives either: alone, or called, as ``create_app("config")``.
         folder: Modules are imported from there, too.
 
     Raises:
-        ConfigError: The path cannot be imported, or names something else.
+        ConfigError: The path cannot be imported, or names something else; or a function is called
+            by other arguments than it takes.
     """
     add_to_path(folder)
     name, colon, attribute = path.partition(":")
@@ -57,7 +63,7 @@ def load_oban(path: str, folder: str) -> Oban:
     if not name or (colon and not attribute):
         raise ConfigError("--app", f"{path!r} is not MODULE:ATTRIBUTE; give one as myapp.jobs:oban")
 
-    attribute = attribute.removesuffix("()") or "oban"
+    attribute, call = _parsed(attribute or "oban")
 
     try:
         module = importlib.import_module(name)
@@ -80,15 +86,49 @@ def load_oban(path: str, folder: str) -> Oban:
                 "--app", f"{name} has no {attribute!r}.{nearest(part, dir(found))}"
             ) from None
 
-    if inspect.isfunction(found):
-        found = found()
+    if call is not None or inspect.isfunction(found) or isinstance(found, partial):
+        found = _called(path, found, *(call or ([], {})))
 
-    oban = found if isinstance(found, Oban) else instances.of(found, f"{name}:{attribute}")
+    at = path if call is not None and any(call) else f"{name}:{attribute}"
+    oban = found if isinstance(found, Oban) else instances.of(found, at)
 
     if isinstance(oban, Oban):
         return oban
 
     raise ConfigError("--app", f"{path} is {_described(found)}")
+
+
+def _parsed(attribute: str) -> tuple[str, Call | None]:
+    """A name, with or without dots, and what it is called by, if it is."""
+    try:
+        found = ast.parse(attribute.strip(), mode="eval").body
+
+        if not isinstance(found, ast.Call):
+            return attribute.strip(), None
+
+        # A double star has no name, and is no plain value.
+        named = {item.arg or "": ast.literal_eval(item.value) for item in found.keywords}
+        given = [ast.literal_eval(item) for item in found.args]
+
+        if "" in named:
+            raise ValueError(attribute)
+
+        return ast.unparse(found.func), (given, named)
+    except (SyntaxError, ValueError):
+        raise ConfigError(
+            "--app",
+            f"{shown(attribute)} is neither a name nor a call with plain values, as "
+            "create_app('config')",
+        ) from None
+
+
+def _called(path: str, function: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("--app", f"{path} cannot be called like that: {error}") from None
+
+    return function(*arguments, **named)
 
 
 def _described(found: object) -> str:

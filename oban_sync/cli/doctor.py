@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 
 import click
@@ -15,14 +16,14 @@ from oban_sync import settings
 from oban_sync.cli.application import application, load_oban
 from oban_sync.cli.options import FAILED, Command, database, told_plainly, warn_of_password
 from oban_sync.control import doctor as examination
-from oban_sync.control.doctor import FAIL, OK, WARN, Check, Report
+from oban_sync.control.report import FAIL, OK, WARN, Check, Report
 from oban_sync.core.config import Config
-from oban_sync.core.errors import EmbeddedServerError
+from oban_sync.core.errors import ConfigError, EmbeddedServerError
 from oban_sync.embedded.conninfo import reachable
 from oban_sync.oban import Oban
 from oban_sync.telemetry.log import printable
 
-__all__ = ["Check", "Report", "doctor", "examine", "report_options", "run"]
+__all__ = ["Check", "Report", "doctor", "examine", "report_options", "reported", "run"]
 
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
@@ -67,14 +68,17 @@ def doctor(
     """
     warn_of_password(dsn)
 
-    if app is None:
-        config = settings.resolve({"conninfo": dsn, "prefix": prefix})
-        conninfo = config.conninfo
-    else:
-        oban = load_oban(app, app_dir).configure(conninfo=dsn, prefix=prefix)
-        config, conninfo = oban.config, oban.conninfo
+    def ask() -> Report:
+        if app is None:
+            config = settings.resolve({"conninfo": dsn, "prefix": prefix})
 
-    sys.exit(_report(examine(config, conninfo, processes=processes), as_json, strict))
+            return examine(config, config.conninfo, processes=processes)
+
+        oban = load_oban(app, app_dir).configure(conninfo=dsn, prefix=prefix)
+
+        return examine(oban.config, oban.conninfo, processes=processes)
+
+    sys.exit(reported(ask, as_json=as_json, strict=strict))
 
 
 def run(
@@ -94,9 +98,35 @@ def run(
         as_json: Print one JSON object, not a table.
         strict: A warning counts as a failure.
     """
-    report = examine(oban.config, oban.conninfo, web=True, autostart=autostart, processes=processes)
+    return reported(
+        lambda: examine(
+            oban.config, oban.conninfo, web=True, autostart=autostart, processes=processes
+        ),
+        as_json=as_json,
+        strict=strict,
+    )
 
-    return _report(report, as_json, strict)
+
+def reported(ask: Callable[[], Report], *, as_json: bool, strict: bool) -> int:
+    """Print a report; the exit code. Options that are wrong are a check that failed.
+
+    Args:
+        ask: Gives the report.
+        as_json: Print one JSON object, not a table.
+        strict: A warning counts as a failure.
+    """
+    try:
+        report = ask()
+    except ConfigError as error:
+        report = Report((Check("options", FAIL, str(error)),))
+
+    if as_json:
+        checks = [asdict(check) for check in report.checks]
+        click.echo(json.dumps({"status": report.status, "checks": checks}, indent=2))
+    else:
+        _print(report)
+
+    return FAILED if report.status == FAIL or (strict and report.status == WARN) else 0
 
 
 def examine(
@@ -136,16 +166,6 @@ def _loaded(modules: tuple[str, ...]) -> list[Check]:
             found.append(Check("imports", FAIL, text))
 
     return found
-
-
-def _report(report: Report, as_json: bool, strict: bool) -> int:
-    if as_json:
-        checks = [asdict(check) for check in report.checks]
-        click.echo(json.dumps({"status": report.status, "checks": checks}, indent=2))
-    else:
-        _print(report)
-
-    return FAILED if report.status == FAIL or (strict and report.status == WARN) else 0
 
 
 def _print(report: Report) -> None:

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import click
+import psycopg
 
 from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, ObanError
@@ -74,7 +75,10 @@ def warn_of_password(dsn: str | None) -> None:
 
 
 def told_plainly(command: Command) -> Command:
-    """Errors the library raises on purpose are told in one line, without a traceback."""
+    """Errors that are nobody's bug are told in one line, without a traceback.
+
+    Those are the library's own, and what PostgreSQL refuses.
+    """
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -83,5 +87,9 @@ def told_plainly(command: Command) -> Command:
         except ObanError as error:
             click.echo(f"Error: {log.printable(str(error))}", err=True)
             sys.exit(MISUSED if isinstance(error, ConfigError) else FAILED)
+        except psycopg.Error as error:
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            click.echo(f"Error: PostgreSQL says: {log.printable(said)}", err=True)
+            sys.exit(FAILED)
 
     return guarded  # type: ignore[return-value]

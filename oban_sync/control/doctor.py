@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from oban_sync.control.report import FAIL, OK, WARN, Check, Report
 from oban_sync.core import registry
 from oban_sync.core.budget import Budget, budget
 from oban_sync.core.config import OFF, Config
@@ -18,10 +19,6 @@ from oban_sync.core.serving import Decision, Facts, decided
 from oban_sync.engine import checkup
 from oban_sync.engine.checkup import HolderRow, NodeRow, QueueRow, RefusedError, TableRow
 from oban_sync.engine.session import Tx
-
-OK = "ok"
-WARN = "warn"
-FAIL = "fail"
 
 #: Seconds for which a transaction may be open before it is told of.
 LONG_TRANSACTION = 300.0
@@ -48,49 +45,6 @@ SHORT_TIMEOUT = 10_000
 
 #: Names in a list before it is cut off.
 MOST_NAMES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is about, in a word or two.
-        status: ok, warn or fail.
-        text: What was found.
-        advice: What to do about it; empty where nothing is to be done.
-    """
-
-    name: str
-    status: str
-    text: str
-    advice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All checks, in the order they were made."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> str:
-        """The worst of them."""
-        found = {check.status for check in self.checks}
-
-        return next(status for status in (FAIL, WARN, OK) if status in found or status == OK)
-
-    def named(self, name: str) -> Check:
-        """The check of a name.
-
-        Raises:
-            KeyError: It was not made.
-        """
-        for check in self.checks:
-            if check.name == name:
-                return check
-
-        raise KeyError(name)
 
 
 def examine(
@@ -199,32 +153,51 @@ def _connected(tx: Tx, plan: _Plan, conninfo: str) -> Iterator[Check]:
     config = plan.config
     pooled = checkup.is_pooled(tx)
 
-    yield from _answers("server", lambda: _server(tx))
-    yield from _answers("pooler", lambda: _pooler(pooled, config))
-    yield from _answers("listen", lambda: _listen(tx, config, conninfo))
-    yield from _answers("connections", lambda: _connections(tx, plan, pooled=pooled))
-    yield from _answers("vacuum", lambda: _vacuum(tx))
+    first: dict[str, Callable[[], Iterable[Check]]] = {
+        "server": lambda: _server(tx),
+        "pooler": lambda: _pooler(pooled, config),
+        "listen": lambda: _listen(tx, config, conninfo),
+        "connections": lambda: _connections(tx, plan, pooled=pooled),
+        "vacuum": lambda: _vacuum(tx),
+        "tables": lambda: _tables(tx, config),
+    }
+    then: dict[str, Callable[[], Iterable[Check]]] = {
+        "rights": lambda: _rights(tx, config),
+        "nodes": lambda: _nodes(checkup.nodes(tx), config),
+        "queues": lambda: _queues(checkup.queues(tx)),
+        "workers": lambda: _workers(tx),
+        "orphans": lambda: _orphans(tx),
+    }
+    last = OK
 
-    [schema] = _answers("tables", lambda: _tables(tx, config))
+    for name, ask in first.items():
+        for check in _answers(tx, name, ask):
+            last = check.status
 
-    yield schema
+            yield check
 
-    # The rest is asked of the tables.
-    if schema.status == OK:
-        yield from _answers("nodes", lambda: _nodes(checkup.nodes(tx), config))
-        yield from _answers("queues", lambda: _queues(checkup.queues(tx)))
-        yield from _answers("workers", lambda: _workers(tx))
-        yield from _answers("orphans", lambda: _orphans(tx))
+    # That was whether the tables are there, of which the rest is asked.
+    if last == OK:
+        for name, ask in then.items():
+            yield from _answers(tx, name, ask)
 
 
-def _answers(name: str, ask: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """The answers to a question, or why there is none."""
+def _answers(tx: Tx, name: str, ask: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """The answers to a question, or why there is none.
+
+    Raises:
+        DatabaseUnavailableError: The connection is lost, and so are all further questions.
+    """
     try:
-        with checkup.asked():
+        with checkup.asked(tx):
             yield from list(ask())
     except RefusedError as error:
-        yield Check(name, WARN, f"could not be asked: {error}")
+        # Whoever may not look into the tables cannot work with them.
+        yield Check(name, FAIL if name == "tables" else WARN, f"could not be asked: {error}")
     except ObanError as error:
+        if checkup.is_lost(tx):
+            raise
+
         yield Check(name, FAIL, str(error))
 
 
@@ -374,6 +347,32 @@ def _tables(tx: Tx, config: Config) -> Iterator[Check]:
     version = checkup.installed(tx)
 
     yield Check("tables", OK, f"version {version} in schema {config.prefix}")
+
+
+def _rights(tx: Tx, config: Config) -> Iterator[Check]:
+    found = checkup.rights(tx)
+    lacking = _listed(f"{'/'.join(row.lacking)} on {row.name}" for row in found)
+    enqueues = not any(
+        row.name.startswith("oban_jobs") and {"SELECT", "INSERT", "USAGE"} & set(row.lacking)
+        for row in found
+    )
+
+    if not found:
+        yield Check("rights", OK, "the role may do all that is needed")
+    elif config.queues or not enqueues:
+        yield Check(
+            "rights",
+            FAIL,
+            f"the role lacks {lacking}",
+            "grant it these, or connect as the role that owns the tables",
+        )
+    else:
+        yield Check(
+            "rights",
+            WARN,
+            f"the role may enqueue, and run no jobs: it lacks {lacking}",
+            "grant it these where queues are to run, or jobs to be cancelled",
+        )
 
 
 def _nodes(found: list[NodeRow], config: Config) -> Iterator[Check]:

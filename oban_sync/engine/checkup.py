@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psycopg
 
 from oban_sync.core import clock
+from oban_sync.core.errors import ConfigError
 from oban_sync.engine import connections, migrations
-from oban_sync.engine.session import Tx, quoted, translated
+from oban_sync.engine.session import Tx, quoted, reason, translated
 
 #: Jobs of a queue, or of a state, that are looked at.
 MOST_JOBS = 10_000
@@ -87,6 +89,14 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RightRow:
+    """A table, or a sequence, and what the role may not do with it."""
+
+    name: str
+    lacking: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """A node, and how many seconds ago it beat."""
 
@@ -135,10 +145,7 @@ def visit(conninfo: str, schema: str) -> Iterator[Tx]:
         DatabaseUnavailableError: PostgreSQL could not be reached.
         ConfigError: It is no conninfo.
     """
-    with (
-        translated(schema),
-        connections.connect(conninfo, application_name="oban-sync: doctor") as conn,
-    ):
+    with translated(schema), _connected(conninfo) as conn:
         if connections.is_pooled(conn):
             conn.prepare_threshold = None
 
@@ -148,6 +155,11 @@ def visit(conninfo: str, schema: str) -> Iterator[Tx]:
 def is_pooled(tx: Tx) -> bool:
     """Whether a pooler stands before PostgreSQL."""
     return connections.is_pooled(tx.conn)
+
+
+def is_lost(tx: Tx) -> bool:
+    """Whether nothing can be asked any more."""
+    return tx.conn.closed
 
 
 def installed(tx: Tx) -> int:
@@ -187,6 +199,11 @@ def table(tx: Tx) -> TableRow | None:
     return rows[0] if rows else None
 
 
+def rights(tx: Tx) -> list[RightRow]:
+    """What the role may not do with the tables, of what an Oban does with them."""
+    return tx.rows(RightRow, "checkup_rights")
+
+
 def nodes(tx: Tx) -> list[NodeRow]:
     """The nodes that have a row, oldest first."""
     return tx.rows(NodeRow, "checkup_nodes")
@@ -212,17 +229,23 @@ def hears(tx: Tx, conninfo: str) -> bool:
 
     Raises:
         DatabaseUnavailableError: There is nothing there.
+        ConfigError: It is no conninfo.
     """
     channel = f"oban_sync_doctor_{uuid.uuid4().hex}"
 
-    with (
-        translated(tx.schema),
-        connections.connect(conninfo, application_name="oban-sync: doctor") as ear,
-    ):
+    with translated(tx.schema), _connected(conninfo) as ear:
         ear.execute(b"LISTEN " + quoted(channel).as_bytes(ear))
         tx.tuples("checkup_notify", channel=channel)
 
         return any(True for _ in ear.notifies(timeout=EAR_PERIOD, stop_after=1))
+
+
+def _connected(conninfo: str) -> psycopg.Connection[Any]:
+    try:
+        return connections.connect(conninfo, application_name="oban-sync: doctor")
+    except psycopg.ProgrammingError as error:
+        # It can be read, and holds what no connection can be made with.
+        raise ConfigError("conninfo", reason(error)) from error
 
 
 class RefusedError(Exception):
@@ -230,13 +253,16 @@ class RefusedError(Exception):
 
 
 @contextmanager
-def asked() -> Iterator[None]:
+def asked(tx: Tx) -> Iterator[None]:
     """Tell whoever asks in the block why there is no answer, if there is none.
 
     Raises:
-        RefusedError: The role may not ask, or the connection was lost.
+        RefusedError: The role may not ask.
+        DatabaseUnavailableError: The connection was lost.
+        SchemaError: A table is missing.
     """
     try:
-        yield
+        with translated(tx.schema):
+            yield
     except psycopg.Error as error:
-        raise RefusedError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        raise RefusedError(reason(error)) from error

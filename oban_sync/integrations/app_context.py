@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, current_app, has_app_context
 
+from oban_sync.core import modes
 from oban_sync.core.job import Job
 from oban_sync.integrations.request_context import brought_by, localized
 
@@ -17,9 +18,9 @@ class InAppContext:
 
     Args:
         app: The application.
-        always: Whether runs inside of an app context of the application, where jobs are drained or
-            run inline, get one of their own too. It would hide the caller's session from them, and
-            be torn down under the caller's objects.
+        always: Whether runs inside of an app context of the application, where jobs are run inline,
+            get one of their own too. It would hide the caller's session from them, and be torn down
+            under the caller's objects. Drained ones do anyway.
         inner: What the application itself puts around its runs, inside of the context.
     """
 
@@ -37,7 +38,7 @@ class InAppContext:
     @contextmanager
     def __call__(self, job: Job) -> Iterator[None]:
         """What one run happens in."""
-        keeps = not self._always and at_work() is self._app
+        keeps = not self._always and modes.lends_context() and at_work() is self._app
         outer = nullcontext() if keeps else _own_context(self._app, job)
 
         with brought_by(job) as request, outer, localized(request), self._inner(job):

@@ -17,6 +17,7 @@ except ImportError as error:
 
 from oban_sync import settings as oban_settings
 from oban_sync.core import instances
+from oban_sync.core.config import Config
 from oban_sync.core.errors import ConfigError
 from oban_sync.integrations import flask_settings
 from oban_sync.integrations.app_context import InAppContext, at_work
@@ -50,8 +51,8 @@ class FlaskOban(Delegates):
     is made when it is first used; `get` gives it. Its methods are at hand here as well, and mean
     that of the application whose context is the current one.
 
-    Every job runs in an app context of its own, which is torn down after it. A job that is drained,
-    or run inline, inside of an app context runs in that.
+    Every job runs in an app context of its own, which is torn down after it. A job that is run
+    inline inside of an app context, or drained there by a test bound to a session, runs in that.
 
     Options come from the arguments, else from ``app.config`` as ``OBAN_QUEUES``, which
     ``app.config.from_prefixed_env()`` fills from ``FLASK_OBAN_QUEUES``, else from what an `Oban`
@@ -108,13 +109,13 @@ class FlaskOban(Delegates):
 
         state = _State(app, {**self._options, **options})
         settings = state.settings()
-        state.name = _name_of(settings)
+        state.name = state.config().name
 
         app.extensions[EXTENSION] = self
         app.extensions[_STATE] = state
         app.extensions[READER] = Reader(header=settings.request_id_header, user=settings.user)
         instances.promise(state.name, state.oban)
-        Autostart(state.oban, autostart=settings.autostart).attach(app)
+        Autostart(state.oban, autostart=settings.autostart, config=state.config).attach(app)
 
     def get(self, app: Flask | None = None) -> Oban:
         """The Oban of an application, made when it is asked for first; connects to nothing.
@@ -194,6 +195,18 @@ class _State:
         """Its options, as they stand now."""
         return flask_settings.read(self._app, self._given)
 
+    def config(self) -> Config:
+        """The options of its Oban, without one: it may never be said where its database is."""
+        if (made := self._made.get(EXTENSION)) is not None:
+            return made.config
+
+        options = {"conninfo": flask_settings.NOWHERE, **self.settings().options}
+
+        if "pool" in options:
+            del options["conninfo"]
+
+        return oban_settings.resolve(options)
+
     def oban(self) -> Oban:
         """Its Oban."""
         if (made := self._made.get(EXTENSION)) is not None:
@@ -266,16 +279,6 @@ def settings_of(app: Flask) -> Settings | None:
     state = app.extensions.get(_STATE)
 
     return state.settings() if isinstance(state, _State) else None
-
-
-def _name_of(settings: Settings) -> str:
-    # What the environment or oban.toml says counts, and they may not say where the database is.
-    options = {"conninfo": "postgresql://", **settings.options}
-
-    if "pool" in options:
-        del options["conninfo"]
-
-    return oban_settings.resolve(options).name
 
 
 instances.join(_Applications())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -13,8 +14,9 @@ from flask.cli import ScriptInfo, pass_script_info
 from oban_sync import schema as tables
 from oban_sync.cli import doctor as examination
 from oban_sync.cli import schema, start
+from oban_sync.cli.doctor import Report
 from oban_sync.cli.options import start_logging, told_plainly
-from oban_sync.core import instances
+from oban_sync.core import clock, instances
 from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, DatabaseUnavailableError, SchemaError
 from oban_sync.integrations.flask import settings_of
@@ -126,14 +128,25 @@ def uninstall(found: Oban, yes: bool) -> None:
 
 @oban.command()
 @pass_script_info
+@click.pass_context
 @told_plainly
-def status(info: ScriptInfo, /) -> None:
-    """Show where the jobs are, how many in which state, and which nodes run their queues."""
+def status(context: click.Context, info: ScriptInfo, /) -> None:
+    """Show where the jobs are, how many in which state, and which nodes run their queues.
+
+    Exits with 1 when the database cannot be asked.
+    """
     app = info.load_app()
     found = _oban_of(app, info.app_import_path)
 
-    for line in _status(app, found):
+    for line in _head(app, found):
         click.echo(line)
+
+    try:
+        for line in _status(found):
+            click.echo(line)
+    except (DatabaseUnavailableError, SchemaError) as error:
+        click.echo(f"  trouble   {error}")
+        context.exit(1)
 
 
 @oban.command()
@@ -141,21 +154,44 @@ def status(info: ScriptInfo, /) -> None:
 @pass_script_info
 @click.pass_context
 @told_plainly
-def doctor(context: click.Context, info: ScriptInfo, /, **options: Any) -> None:
+def doctor(
+    context: click.Context, info: ScriptInfo, /, processes: int, as_json: bool, strict: bool
+) -> None:
     """Look for what is wrong, or will be: with the database, its tables, connections and queues.
 
     Tells besides where the queues of this application would start. Nothing is changed. Exits with
     1 when a check failed, and with --strict when one warns.
     """
     app = info.load_app()
-    found = _oban_of(app, info.app_import_path)
-    settings = settings_of(app)
-    autostart = None if settings is None else settings.autostart
 
-    context.exit(examination.run(found, autostart=autostart, **options))
+    def ask() -> Report:
+        found = _oban_of(app, info.app_import_path)
+        settings = settings_of(app)
+
+        return examination.examine(
+            found.config,
+            found.conninfo,
+            web=True,
+            autostart=None if settings is None else settings.autostart,
+            processes=processes,
+        )
+
+    context.exit(examination.reported(ask, as_json=as_json, strict=strict))
 
 
-def _status(app: Flask, found: Oban) -> Iterator[str]:
+@contextmanager
+def _looking(found: Oban) -> Iterator[Oban]:
+    """One with connections of its own: a pool of the application's may not be open in a command."""
+    with instances.kept_as_they_are():
+        look = Oban(found.conninfo, prefix=found.prefix, name=found.name)
+
+    try:
+        yield look
+    finally:
+        look.stop()
+
+
+def _head(app: Flask, found: Oban) -> Iterator[str]:
     settings = settings_of(app)
     queues = ", ".join(f"{queue.name}:{queue.limit}" for queue in found.config.queues)
 
@@ -167,20 +203,26 @@ def _status(app: Flask, found: Oban) -> Iterator[str]:
     if settings is not None:
         yield f"  autostart {_AUTOSTART[settings.autostart]}"
 
-    try:
-        yield f"  version   {tables.verify(found.conninfo, prefix=found.prefix)}"
-        counts = found.count_jobs()
-        nodes = found.list_nodes()
-    except (DatabaseUnavailableError, SchemaError) as error:
-        yield f"  trouble   {error}"
 
-        return
+def _status(found: Oban) -> Iterator[str]:
+    yield f"  version   {tables.verify(found.conninfo, prefix=found.prefix)}"
+
+    with _looking(found) as look:
+        counts = look.count_jobs()
+        nodes = look.list_nodes()
 
     yield "Jobs"
     yield from (f"  {state!s:10}{count:>10,}" for state, count in counts.items())
-    yield "Nodes" if nodes else "No node runs any queue."
 
-    for node in nodes:
-        running = ", ".join(f"{queue.queue}:{queue.limit}" for queue in node.queues)
+    # What died is taken away by those that live.
+    ages = [(clock.utc_now() - node.beat_at).total_seconds() for node in nodes]
+    most = found.config.refresher.max_age
 
-        yield f"  {node.node}  {running or 'no queues'}"
+    yield "Nodes" if any(age <= most for age in ages) else "No living node runs any queue."
+
+    for node, age in zip(nodes, ages, strict=True):
+        running = ", ".join(f"{queue.queue}:{queue.limit}" for queue in node.queues) or "no queues"
+        leads = ", leads" if node.leader else ""
+        state = f"{running}{leads}" if age <= most else f"dead: silent for {age:,.0f} s"
+
+        yield f"  {node.node}  {node.uuid[:8]}  {state}"

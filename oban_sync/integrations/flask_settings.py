@@ -12,14 +12,15 @@ from flask import Flask
 
 from oban_sync.core.carrying import Carriers, check_carry
 from oban_sync.core.checks import Check, check_flag
-from oban_sync.core.config import OPTIONS, Config, mask
+from oban_sync.core.config import OPTIONS, Config
 from oban_sync.core.errors import ConfigError, nearest, shown, unknown
+from oban_sync.integrations import sqlalchemy_url
 from oban_sync.integrations.request_context import FIELDS
 
 PREFIX = "OBAN_"
 
 #: Stands in for a database while options are checked and nobody has said where it is.
-_NOWHERE = "postgresql://"
+NOWHERE = "postgresql://"
 
 _ON = ("true", "1", "yes", "on")
 _OFF = ("false", "0", "no", "off")
@@ -73,7 +74,7 @@ def read(app: Flask, given: Mapping[str, Any]) -> Settings:
         found.pop("pool", None)
 
     own = {name: check(name, found.pop(name, _said(name))) for name, check in _OWN.items()}
-    somewhere = {} if {"conninfo", "pool"} & found.keys() else {"conninfo": _NOWHERE}
+    somewhere = {} if {"conninfo", "pool"} & found.keys() else {"conninfo": NOWHERE}
     Config.checked({**somewhere, **found})
 
     return Settings(**own, options=found)
@@ -83,14 +84,14 @@ def conninfo(app: Flask) -> str | None:
     """Where an application's database is, that says nothing of Oban's; None if it does not say.
 
     Raises:
-        ConfigError: It is not PostgreSQL.
+        ConfigError: It is not PostgreSQL, or says what libpq does not understand.
     """
     # As precise as can be: it is meant for Oban, whatever the rest of the application uses.
     if os.environ.get("OBAN_DSN") or os.environ.get("OBAN_CONNINFO"):
         return None
 
-    if uri := app.config.get("SQLALCHEMY_DATABASE_URI"):
-        return _for_libpq(uri)
+    if uri := sqlalchemy_url.uri_in(app.config):
+        return sqlalchemy_url.for_libpq(uri)
 
     url: str | None = app.config.get("DATABASE_URL") or None
 
@@ -151,23 +152,11 @@ def _from_config(app: Flask) -> dict[str, Any]:
 
 
 def _said(name: str) -> str | None:
+    # A function cannot be written there, and others may mean the database's user by it.
+    if name == "user":
+        return None
+
     return os.environ.get(f"{PREFIX}{name.upper()}") or None
-
-
-def _for_libpq(uri: Any) -> str:
-    # Flask-SQLAlchemy takes a URL of SQLAlchemy as well.
-    render = getattr(uri, "render_as_string", None)
-    text = str(render(hide_password=False) if callable(render) else uri)
-    scheme, _, rest = text.partition("://")
-
-    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise ConfigError(
-            "SQLALCHEMY_DATABASE_URI",
-            f"{shown(mask(text))} is another database, and jobs live in PostgreSQL; say where that "
-            "is by OBAN_CONNINFO",
-        )
-
-    return f"postgresql://{rest}"
 
 
 def _as_place(path: str | None, app: Flask) -> str | None:

@@ -15,8 +15,8 @@ import logging
 import os
 from typing import Any
 
+from oban_sync.core.config import Config
 from oban_sync.integrations import servers
-from oban_sync.oban import Oban
 
 log = logging.getLogger("oban_sync.integrations")
 
@@ -26,9 +26,12 @@ def post_worker_init(worker: Any) -> None:
 
     What cannot be started is logged, and tried again: the worker serves in any case.
     """
-    for autostart in servers.attached(worker.wsgi):
-        if autostart.begin("gunicorn").start:
-            _compare(worker.cfg, autostart.oban)
+    try:
+        for autostart in servers.attached(worker.wsgi):
+            if autostart.begin("gunicorn").start:
+                _compare(worker.cfg, autostart.config)
+    except Exception:
+        log.exception("whether queues start in this worker could not be decided")
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -37,13 +40,16 @@ def worker_exit(server: Any, worker: Any) -> None:
     if worker.pid != os.getpid():
         return
 
-    for autostart in servers.attached(getattr(worker, "wsgi", None)):
-        autostart.end()
+    try:
+        for autostart in servers.attached(getattr(worker, "wsgi", None)):
+            autostart.end()
+    except Exception:
+        log.exception("the queues of this worker could not be stopped")
 
 
-def _compare(cfg: Any, oban: Oban) -> None:
+def _compare(cfg: Any, config: Config) -> None:
     """Tell where gunicorn would kill a worker before its jobs have had their grace."""
-    needed = oban.config.shutdown_grace_period + servers.AFTER_GRACE
+    needed = config.shutdown_grace_period + servers.AFTER_GRACE
 
     # A worker that is replaced has to be heard of all the while, and exits within `timeout`.
     for name in ("graceful_timeout", "timeout"):

@@ -80,9 +80,12 @@ class Watch:
             failed: The run did; what it had not committed then is nobody's mistake.
         """
         session = self._db.session
+        registry = getattr(session, "registry", None)
 
-        if session.registry.has():
-            self._key = session.registry.scopefunc()
+        if registry is not None and registry.has():
+            # Applications may put a session of their own there, which is kept by thread.
+            scope = getattr(registry, "scopefunc", None)
+            self._key = None if scope is None else scope()
             self._session = session()
 
         if not failed:
@@ -96,7 +99,12 @@ class Watch:
 
         Sessions are kept by the address of their context, where the next one may find it.
         """
-        if self._session is not None:
+        if self._session is None:
+            return
+
+        if self._key is None:
+            self._db.session.remove()
+        else:
             self._db.session.registry.registry.pop(self._key, None)
             self._session.close()
 

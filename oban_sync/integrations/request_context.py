@@ -12,8 +12,9 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import current_app, has_request_context, request
+from flask import Request, current_app, g, has_request_context, request, session
 
+from oban_sync.core import payload
 from oban_sync.core.errors import JobDecodeError
 from oban_sync.core.job import CURRENT, Job
 
@@ -62,7 +63,16 @@ FIELDS = tuple(asdict(RequestContext()))
 
 _NOTHING = RequestContext()
 
-_brought: ContextVar[RequestContext | None] = ContextVar("oban_sync_brought", default=None)
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What the job at work brought, and the request in which it runs itself, if it does."""
+
+    context: RequestContext
+    within: Request | None
+
+
+_brought: ContextVar[_Brought | None] = ContextVar("oban_sync_brought", default=None)
 
 #: An application's own function is being asked; it may enqueue jobs, or log.
 _asking: ContextVar[bool] = ContextVar("oban_sync_asking", default=False)
@@ -78,7 +88,7 @@ def request_context() -> RequestContext:
         >>> request_context().request_id is None
         True
     """
-    if (brought := _brought.get()) is not None:
+    if (brought := _from_job()) is not None:
         return brought
 
     if not has_request_context():
@@ -92,6 +102,16 @@ def request_context() -> RequestContext:
 @contextmanager
 def brought_by(job: Job) -> Iterator[RequestContext]:
     """Make the request that a job comes from the one at work."""
+    context = _kept_in(job)
+    token = _brought.set(_Brought(context, _request()))
+
+    try:
+        yield context
+    finally:
+        _brought.reset(token)
+
+
+def _kept_in(job: Job) -> RequestContext:
     try:
         carried = job.carried if job.keeps else {}
     except JobDecodeError:
@@ -100,12 +120,8 @@ def brought_by(job: Job) -> Iterator[RequestContext]:
 
     # Rows may have been written by anybody.
     found = {name: value for name in FIELDS if isinstance(value := carried.get(name), str)}
-    token = _brought.set(RequestContext(**found))
 
-    try:
-        yield RequestContext(**found)
-    finally:
-        _brought.reset(token)
+    return RequestContext(**found)
 
 
 class Reader:
@@ -146,7 +162,8 @@ class Reader:
         token = _asking.set(True)
 
         try:
-            return self._who() if name == "user" else _locale()
+            with _nothing_flushed():
+                return self._who() if name == "user" else _locale()
         except Exception:
             log.warning("the %s of a request could not be told", name, exc_info=True)
 
@@ -169,11 +186,18 @@ class Reader:
         if self._user is not None:
             found = self._user()
         elif hasattr(current_app, "login_manager") and "flask_login" in sys.modules:
-            found = sys.modules["flask_login"].current_user.get_id()
+            found = _logged_in()
         else:
             return None
 
-        return None if found is None else str(found)[:MOST_USER]
+        if found is None:
+            return None
+
+        who = str(found)[:MOST_USER]
+        # What no row can hold is left out: cleaned, it might be somebody else's.
+        payload.encode_any(who, "user")
+
+        return who
 
 
 class Carried:
@@ -184,7 +208,7 @@ class Carried:
 
     def capture(self) -> str | None:
         """The field, in a request, or in a job that came from one."""
-        if (brought := _brought.get()) is not None:
+        if (brought := _from_job()) is not None:
             found: str | None = getattr(brought, self._name)
 
             return found
@@ -224,7 +248,8 @@ def localized(context: RequestContext) -> Iterator[None]:
 class RequestContextFilter(logging.Filter):
     """Gives log records a `request_id`, `job_id` and `job_worker`, or ``-`` where there is none.
 
-    For a handler, so that records of all loggers pass through it.
+    For a handler, so that records of all loggers pass through it. The lines that tell of the end of
+    a job, which are written when its request is gone, have those of the job.
 
     Example:
         >>> handler = logging.StreamHandler()
@@ -235,16 +260,61 @@ class RequestContextFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add to a record; every one passes."""
-        job = CURRENT.get(None)
-        record.request_id = _request_id() or "-"
+        told = getattr(record, "job", None)
+        job = told if isinstance(told, Job) else CURRENT.get(None)
+        request_id = _kept_in(job).request_id if job is told is not None else _request_id()
+        record.request_id = request_id or "-"
         record.job_id = "-" if job is None or job.id is None else job.id
         record.job_worker = "-" if job is None else job.worker
 
         return True
 
 
+def _request() -> Request | None:
+    """The request that is being served; the object itself, since the proxy means each one."""
+    return request._get_current_object() if has_request_context() else None  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def _from_job() -> RequestContext | None:
+    """What the job at work brought, unless a request is served inside of it, by a test client."""
+    brought = _brought.get()
+
+    if brought is None:
+        return None
+
+    return brought.context if _request() in (None, brought.within) else None
+
+
+def _logged_in() -> object:
+    """The id of Flask-Login's user, who is not loaded for it.
+
+    That would be a query of the application's, in a session that may hold half of its work.
+    """
+    if "_login_user" in g:
+        return g._login_user.get_id()  # noqa: SLF001
+
+    return session.get("_user_id")
+
+
+def _nothing_flushed() -> AbstractContextManager[object]:
+    """Whatever is asked of the application, its session keeps what it was not told to send.
+
+    A query sends it otherwise, half filled in as it may be, and a failure ends the transaction.
+    """
+    scoped: Any = getattr(current_app.extensions.get("sqlalchemy"), "session", None)
+    registry = getattr(scoped, "registry", None)
+
+    # One that is not there yet has nothing to send.
+    if registry is None or not registry.has():
+        return nullcontext()
+
+    quiet: AbstractContextManager[object] = scoped.no_autoflush
+
+    return quiet
+
+
 def _request_id() -> str | None:
-    if (brought := _brought.get()) is not None:
+    if (brought := _from_job()) is not None:
         return brought.request_id
 
     return Reader.here().request_id() if has_request_context() else None

@@ -19,14 +19,16 @@ from typing import Any
 from weakref import WeakSet
 
 from flask import Flask, request, request_started
+from werkzeug.local import LocalProxy
 
+from oban_sync.core.config import Config
 from oban_sync.core.errors import (
     ConfigError,
     DatabaseUnavailableError,
     NotRunningError,
     SchemaError,
 )
-from oban_sync.core.serving import Decision, Facts, decided
+from oban_sync.core.serving import NEVER, Decision, Facts, decided
 from oban_sync.integrations import uwsgi
 from oban_sync.integrations.surroundings import facts
 from oban_sync.oban import Oban
@@ -69,12 +71,20 @@ class Autostart:
     """Starts the queues of one application in the processes that serve it.
 
     Args:
-        oban: Gives the application's Oban; called when it is decided, and to start it.
+        oban: Gives the application's Oban; called to start it.
         autostart: As for `decide`.
+        config: Gives its options, which are there without a database too; by default the Oban's.
     """
 
-    def __init__(self, oban: Callable[[], Oban], *, autostart: bool | None) -> None:
+    def __init__(
+        self,
+        oban: Callable[[], Oban],
+        *,
+        autostart: bool | None,
+        config: Callable[[], Config] | None = None,
+    ) -> None:
         self._oban = oban
+        self._config = config
         self._autostart = autostart
         self._testing: Callable[[], bool] = lambda: False
         # By process, so that a fork starts clean. No lock: one might be held when it comes.
@@ -116,9 +126,9 @@ class Autostart:
         return start.end(grace)
 
     @property
-    def oban(self) -> Oban:
-        """The application's Oban."""
-        return self._oban()
+    def config(self) -> Config:
+        """The options of the application's Oban."""
+        return self._oban().config if self._config is None else self._config()
 
     @property
     def begun(self) -> bool:
@@ -137,11 +147,12 @@ class Autostart:
 
         try:
             seen = facts(request.environ)
-            decision = self._decided(seen)
 
             # A test client proves nothing, and a server may come to it yet.
-            if decision.start and not seen.serving and self._autostart is None:
+            if not seen.serving and self._autostart is None:
                 return
+
+            decision = self._decided(seen)
 
             if seen.serving or decision.start:
                 self._settle(decision)
@@ -156,11 +167,14 @@ class Autostart:
             self.begin("uWSGI")
 
     def _decided(self, seen: Facts) -> Decision:
-        # The least is asked first: to know the queues, the Oban may have to be made.
+        # The least is asked first: options may be read from files, and be wrong.
         if self._autostart is False:
             return decided(seen, autostart=False, queues=True, testing=False)
 
-        config = self._oban().config
+        try:
+            config = self.config
+        except ConfigError as error:
+            return Decision(False, seen.server, NEVER, str(error), trouble=True)
 
         return decided(
             seen,
@@ -203,7 +217,14 @@ class _Start:
         if os.getpid() != self._pid:
             return True
 
-        oban = self._oban()
+        try:
+            oban = self._oban()
+        except ConfigError:
+            # That was told when it was to start: what cannot be made runs nothing.
+            self._ending.set()
+
+            return True
+
         grace = oban.config.shutdown_grace_period if grace is None else grace
         self._deadline = time.monotonic() + grace
         self._ending.set()
@@ -249,7 +270,7 @@ def attached(wsgi: object) -> list[Autostart]:
     found = {
         id(one): one
         for item in _within(wsgi)
-        if isinstance(extensions := getattr(item, "extensions", None), dict)
+        if isinstance(extensions := _attribute(item, "extensions"), dict)
         and isinstance(one := extensions.get(EXTENSION), Autostart)
     }
 
@@ -276,23 +297,36 @@ def _within(wsgi: object) -> Iterator[object]:
         yield item
 
         # An application's own insides lead everywhere.
-        if not isinstance(item, Flask):
-            waiting += [part for part in _parts(item) if callable(part) or isinstance(part, dict)]
+        if not issubclass(type(item), Flask):
+            waiting += [
+                part for part in _parts(item) if callable(part) or issubclass(type(part), dict)
+            ]
 
 
-def _parts(item: object) -> list[object]:
-    if isinstance(item, dict):
+def _parts(item: Any) -> list[object]:
+    # By its type: a proxy may say that it is whatever it stands for, or fail to.
+    if issubclass(type(item), dict):
         return list(item.values())
 
-    parts = [getattr(item, name, None) for name in ("__self__", "__wrapped__", "func")]
-    parts += [
-        cell.cell_contents for cell in getattr(item, "__closure__", None) or () if _full(cell)
-    ]
+    parts = [_attribute(item, name) for name in ("__self__", "__wrapped__", "func")]
+    parts += [cell.cell_contents for cell in _attribute(item, "__closure__") or () if _full(cell)]
 
-    if not isinstance(item, type):
-        parts += list(getattr(item, "__dict__", {}).values())
+    if not issubclass(type(item), type):
+        parts += list((_attribute(item, "__dict__") or {}).values())
 
     return parts
+
+
+def _attribute(item: object, name: str) -> Any:
+    """An attribute of anybody's object; None where it has none, or fails."""
+    # It means what is at work at the moment, and nothing is.
+    if issubclass(type(item), LocalProxy):
+        return None
+
+    try:
+        return getattr(item, name, None)
+    except Exception:
+        return None
 
 
 def _full(cell: Any) -> bool:

@@ -26,7 +26,8 @@ _attached = False
 def attach(*, failures_only: bool = False) -> None:
     """Log the end of every job: failures as warnings, the rest as information.
 
-    Lines go to the logger ``oban_sync.jobs``, with the fields in ``record.fields``. An Oban
+    Lines go to the logger ``oban_sync.jobs``, with the fields in ``record.fields`` and the job in
+    ``record.job``, for filters. An Oban
     attaches it for failures when it starts its queues, so that they do not go unseen; tracebacks
     are in the job's errors.
 
@@ -95,9 +96,9 @@ def printable(text: str) -> str:
 def _handle(event: str, fields: dict[str, Any]) -> None:
     if event == "oban.producer.release":
         for job in fields["jobs"]:
-            _log(logging.WARNING, "job handed back", _job_fields(job))
+            _log(logging.WARNING, "job handed back", job, _job_fields(job))
     elif event == "oban.job.fenced":
-        _log(logging.WARNING, "job fenced", _job_fields(fields["job"]))
+        _log(logging.WARNING, "job fenced", fields["job"], _job_fields(fields["job"]))
     else:
         more = {
             "duration_ms": round(fields["duration"] / 1e6, 3),
@@ -109,13 +110,14 @@ def _handle(event: str, fields: dict[str, Any]) -> None:
             level = logging.WARNING
             more["error"] = f"{fields['error_type']}: {fields['error_message']}"[:500]
 
-        _log(level, f"job {fields['state']}", {**_job_fields(fields["job"]), **more})
+        job = fields["job"]
+        _log(level, f"job {fields['state']}", job, {**_job_fields(job), **more})
 
 
-def _log(level: int, what: str, fields: dict[str, Any]) -> None:
+def _log(level: int, what: str, job: Any, fields: dict[str, Any]) -> None:
     # The facts are in the message too, for whoever formats records with a formatter of their own.
     text = " ".join(f"{key}={_value(fields[key])}" for key in fields)
-    log.log(level, "%s %s", what, text, extra={"what": what, "fields": fields})
+    log.log(level, "%s %s", what, text, extra={"what": what, "fields": fields, "job": job})
 
 
 def _job_fields(job: Any) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def test_the_printed_statements_install_the_same(run, dsn, empty_prefix):
         (["upgrade", "--sql", "99"], 2, "from_version"),
         (["verify", "--dsn", "postgresql://127.0.0.1:1/x"], 1, "could not be reached"),
         (["verify", "--dsn", "nonsense"], 2, "neither a libpq string nor a URL"),
+        (["verify", "--dsn", "host=127.0.0.1 connect_timeout=zz"], 1, "connect_timeout"),
         (["verfy"], 2, "No such command"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from contextlib import contextmanager
 
 import psycopg
@@ -12,10 +13,11 @@ from click.testing import CliRunner
 from oban_sync import job
 from oban_sync.cli import doctor
 from oban_sync.cli.main import main
-from oban_sync.control.doctor import FAIL, OK, WARN, Check, Report
+from oban_sync.control.report import FAIL, OK, WARN, Check, Report
 from oban_sync.core import registry
 from oban_sync.core.budget import budget
 from oban_sync.core.config import Config
+from oban_sync.engine import checkup
 from tests.support.probe import eventually
 
 
@@ -222,23 +224,92 @@ def test_a_module_of_imports_that_is_missing_fails(examine):
     assert (check.status, "nowhere_at_all" in check.text) == (FAIL, True)
 
 
-def test_a_role_without_rights_is_told_what_could_not_be_asked(examine, dsn, conn, prefix):
-    conn.execute("CREATE ROLE doctors_stranger LOGIN PASSWORD 'secret'")
+@pytest.fixture
+def stranger(dsn, conn, prefix):
+    """The conninfo of a role with some rights on the tables."""
+    name = f"doctors_{uuid.uuid4().hex[:12]}"
+    conn.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
 
-    try:
-        conn.execute(f'GRANT USAGE ON SCHEMA "{prefix}" TO doctors_stranger')
-        report = examine(
-            conninfo=psycopg.conninfo.make_conninfo(dsn, user="doctors_stranger", password="secret")
-        )
-    finally:
-        conn.execute("DROP OWNED BY doctors_stranger")
-        conn.execute("DROP ROLE doctors_stranger")
+    def granted(*rights, usage=True):
+        if usage:
+            conn.execute(f'GRANT USAGE ON SCHEMA "{prefix}" TO {name}')
 
-    refused = [check for check in report.checks if "could not be asked" in check.text]
+        for right in rights:
+            conn.execute(f'GRANT {right.format(f"""IN SCHEMA "{prefix}" TO {name}""")}')
+
+        return psycopg.conninfo.make_conninfo(dsn, user=name, password="secret")
+
+    yield granted
+
+    conn.execute(f"DROP OWNED BY {name}")
+    conn.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_role_without_rights_is_told_what_could_not_be_asked(examine, stranger, usage):
+    report = examine(conninfo=stranger(usage=usage))
 
     assert report.named("server").status == OK
-    assert refused
-    assert all("permission denied" in check.text for check in refused)
+    assert report.named("tables").status == FAIL
+    assert "permission denied" in report.named("tables").text
+    assert report.status == FAIL
+
+
+@pytest.mark.parametrize(
+    ("rights", "queues", "status", "words"),
+    [
+        (["SELECT ON ALL TABLES {}"], {}, FAIL, "lacks INSERT/UPDATE/DELETE on oban_jobs, USAGE"),
+        (["SELECT, INSERT ON ALL TABLES {}"], {}, FAIL, "USAGE on oban_jobs_id_seq"),
+        (
+            ["SELECT, INSERT ON ALL TABLES {}", "USAGE ON ALL SEQUENCES {}"],
+            {},
+            WARN,
+            "may enqueue, and run no jobs: it lacks UPDATE/DELETE on oban_jobs, ",
+        ),
+        (
+            ["SELECT, INSERT ON ALL TABLES {}", "USAGE ON ALL SEQUENCES {}"],
+            {"alpha": 1},
+            FAIL,
+            "the role lacks UPDATE/DELETE on oban_jobs, ",
+        ),
+        (
+            [
+                "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES {}",
+                "USAGE ON ALL SEQUENCES {}",
+            ],
+            {"alpha": 1},
+            OK,
+            "all that is needed",
+        ),
+    ],
+)
+def test_rights_that_are_lacking_are_named(examine, stranger, rights, queues, status, words):
+    check = examine(conninfo=stranger(*rights), queues=queues).named("rights")
+
+    assert (check.status, words in check.text) == (status, True), check
+    assert "oban_sync_migrations" not in check.text
+
+
+def test_a_connection_that_is_lost_on_the_way_fails(examine, dsn, monkeypatch):
+    asked = []
+    ask = checkup.server
+
+    def cut_off(tx):
+        asked.append(tx)
+        found = ask(tx)
+
+        with psycopg.connect(dsn, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [tx.conn.info.backend_pid])
+
+        return found
+
+    monkeypatch.setattr(checkup, "server", cut_off)
+    report = examine(listen_conninfo="off")
+
+    assert report.status == FAIL
+    assert report.checks[-1].name == "database"
+    assert "nothing further could be asked" in report.checks[-1].advice
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -309,6 +380,33 @@ def test_machines_get_json(dsn, prefix):
 
     assert found["status"] in (OK, WARN)
     assert {"name", "status", "text", "advice"} == set(found["checks"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no database was given"),
+        (["--prefix", 'a"b'], "prefix"),
+        (["--dsn", "nonsense"], "neither a libpq string nor a URL"),
+        (["--dsn", "postgresql://127.0.0.1:1/x?connect_timeout=zz"], "connect_timeout"),
+        (["--app", "no_such_module:app"], "there is no module 'no_such_module'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_are_wrong_are_a_check_that_failed(arguments, words):
+    def run(*more):
+        return CliRunner().invoke(
+            main, ["doctor", *arguments, *more], env={"OBAN_DSN": None, "DATABASE_URL": None}
+        )
+
+    as_json, plain = run("--json"), run()
+    found = json.loads(as_json.stdout)
+
+    assert (as_json.exit_code, plain.exit_code) == (1, 1)
+    assert found["status"] == FAIL
+    assert any(words in check["text"] for check in found["checks"])
+    assert words in " ".join(plain.stdout.split())
+    assert isinstance(as_json.exception, SystemExit)
 
 
 def test_an_embedded_server_that_is_not_there_is_a_check(tmp_path):

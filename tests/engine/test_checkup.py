@@ -198,3 +198,32 @@ def test_a_role_that_may_see_little_gets_an_answer(stranger, prefix, dsn, factor
         assert [row.queue for row in checkup.queues(tx)] == ["alpha"]
         assert checkup.table(tx).bytes > 0
         assert checkup.hears(tx, stranger)
+
+
+def test_what_a_role_may_not_do_is_told_of_each_table(stranger, dsn, prefix, conn):
+    with checkup.visit(dsn, prefix) as tx:
+        assert checkup.rights(tx) == []
+
+    with checkup.visit(stranger, prefix) as tx:
+        lacking = {row.name: row.lacking for row in checkup.rights(tx)}
+
+    assert lacking["oban_jobs"] == ["INSERT", "UPDATE", "DELETE"]
+    assert lacking["oban_jobs_id_seq"] == ["USAGE"]
+
+    rows = conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace"
+        " AND relkind IN ('r', 'S') AND relname ~ '^oban_(jobs|sync_)'"
+        " AND relname <> 'oban_sync_migrations'",
+        [f'"{prefix}"'],
+    )
+
+    assert {name for (name,) in rows} == lacking.keys()
+
+
+def test_the_numbers_of_identity_columns_need_no_right(stranger, prefix, conn):
+    conn.execute("ALTER TABLE oban_jobs ALTER id DROP DEFAULT")
+    conn.execute("DROP SEQUENCE oban_jobs_id_seq")
+    conn.execute("ALTER TABLE oban_jobs ALTER id ADD GENERATED ALWAYS AS IDENTITY")
+
+    with checkup.visit(stranger, prefix) as tx:
+        assert "oban_jobs_id_seq" not in {row.name for row in checkup.rights(tx)}

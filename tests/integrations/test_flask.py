@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import types
 
 import pytest
 from flask import Flask
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 from sqlalchemy import make_url
 
@@ -18,6 +20,7 @@ from oban_sync.core.job import JobState
 from oban_sync.integrations.delegated import Delegates
 from oban_sync.integrations.flask import FlaskOban, settings_of
 from oban_sync.integrations.flask_settings import conninfo, place_of
+from oban_sync.integrations.servers import EXTENSION as AUTOSTART
 from tests.support.flask_apps import uri_of
 
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
@@ -240,6 +243,21 @@ def test_the_request_context_can_be_chosen():
             "postgresql://u:secret@b/2",
         ),
         (
+            {"SQLALCHEMY_BINDS": {None: "postgresql+psycopg://b/2", "other": "sqlite://"}},
+            {"DATABASE_URL": "postgresql://c/3"},
+            "postgresql://b/2",
+        ),
+        (
+            {"SQLALCHEMY_BINDS": {None: {"url": make_url("postgresql://b/2")}}},
+            {},
+            "postgresql://b/2",
+        ),
+        (
+            {"SQLALCHEMY_ENGINE_OPTIONS": {"url": "postgresql://b/2"}},
+            {"DATABASE_URL": "postgresql://c/3"},
+            "postgresql://b/2",
+        ),
+        (
             {"SQLALCHEMY_DATABASE_URI": "postgresql://b/2"},
             {"OBAN_DSN": "postgresql://c/3"},
             "postgresql://c/3",
@@ -253,6 +271,51 @@ def test_where_the_database_is(config, environment, expected, monkeypatch):
         monkeypatch.setenv(name, value)
 
     assert made(an_app(**config)).conninfo == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "parts"),
+    [
+        ("", {}),
+        ("options=-c+search_path%3Da%2Cb", {"options": "-c search_path=a,b"}),
+        ("application_name=my%20shop", {"application_name": "my shop"}),
+        ("prepare_threshold=0&sslmode=require", {"sslmode": "require"}),
+        ("host=a:1&host=b:2", {"host": "a,b", "port": "1,2"}),
+        ("host=a&host=b:2", {"host": "a,b", "port": ",2"}),
+        ("host=c:3", {"host": "c", "port": "3"}),
+        ("host=a,b&port=1,2", {"host": "a,b", "port": "1,2"}),
+        ("host=/run/postgresql", {"host": "/run/postgresql"}),
+    ],
+)
+def test_a_url_of_sqlalchemy_means_the_same_to_libpq(query, parts):
+    """Also where libpq would not take it as it stands: raw signs in a password, plus for space."""
+    url = f"postgresql+psycopg://us%40er:pa/s%s+w@h.example:5/da%20ta?{query}"
+    found = conninfo(an_app(SQLALCHEMY_DATABASE_URI=url))
+
+    assert conninfo_to_dict(found) == {
+        **{"user": "us@er", "password": "pa/s%s+w", "host": "h.example", "port": "5"},
+        **{"dbname": "da ta", **parts},
+    }
+    assert conninfo(an_app(SQLALCHEMY_DATABASE_URI=make_url(url))) == found
+
+
+@pytest.mark.parametrize("url", ["postgresql://", "postgresql://[::1]:5/x", "postgresql:///x"])
+def test_a_url_that_both_understand_stays_as_it_is(url):
+    assert conninfo(an_app(SQLALCHEMY_DATABASE_URI=url)) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql+asyncpg://u:secret@h/x?ssl=require", "libpq knows no 'ssl'"),
+        ("postgresql://u:secret@h:port/x", "cannot be read"),
+    ],
+)
+def test_a_url_that_libpq_cannot_be_told_is_refused(url, words):
+    with pytest.raises(ConfigError, match=words) as told:
+        conninfo(an_app(SQLALCHEMY_DATABASE_URI=url))
+
+    assert "secret" not in str(told.value)
 
 
 def test_a_pool_given_wins_over_what_the_config_says(dsn):
@@ -370,3 +433,37 @@ def test_where_other_processes_find_an_application(monkeypatch):
     module.site = app
 
     assert place_of(app, None) == place_of(app, "some_shop") == "some_shop:site"
+
+
+@pytest.mark.parametrize(("queues", "level"), [({}, "INFO"), ({"alpha": 1}, "ERROR")])
+def test_an_application_with_another_database_serves_and_says_so_in_a_line(caplog, queues, level):
+    app = Flask("bare")
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", OBAN_QUEUES=queues)
+    FlaskOban(app)
+    caplog.set_level(logging.INFO, "oban_sync.integrations")
+
+    @app.get("/")
+    def index():
+        return "here"
+
+    client = app.test_client()
+
+    assert client.get("/", environ_overrides={"SERVER_SOFTWARE": "gunicorn/23.0.0"}).text == "here"
+
+    autostart = app.extensions[AUTOSTART]
+
+    for start in autostart._starts.values():
+        start.thread.join(10)
+
+    assert autostart.end()
+    assert {record.levelname for record in caplog.records} <= {"INFO", level}
+    assert caplog.records[-1].levelname == level
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_the_user_of_the_machine_is_not_the_function_that_tells_who_asks(monkeypatch):
+    monkeypatch.setenv("OBAN_USER", "postgres")
+    app = an_app(OBAN_CONNINFO=NOWHERE)
+    FlaskOban(app)
+
+    assert settings_of(app).user is None

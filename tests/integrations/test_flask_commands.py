@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 from flask import Flask
+from psycopg_pool import ConnectionPool
 
-from oban_sync import schema, worker
+from oban_sync import ConfigError, schema, worker
+from oban_sync.cli.application import load_oban
 from oban_sync.cli.main import main
 from oban_sync.integrations.flask import FlaskOban
 from oban_sync.integrations.flask_commands import oban as commands
@@ -118,7 +121,7 @@ def test_the_tables_are_installed_checked_upgraded_and_removed(invoke, empty_pre
 
 
 def test_status_tells_how_things_stand(invoke, dsn):
-    assert "trouble" in invoke("status")
+    assert "trouble" in invoke("status", code=1)
 
     invoke("install")
 
@@ -129,7 +132,7 @@ def test_status_tells_how_things_stand(invoke, dsn):
 
     assert "alpha:2" in said
     assert "available          1" in said
-    assert "No node runs any queue" in said
+    assert "No living node runs any queue" in said
     assert f"version   {schema.LATEST}" in said
 
     password = psycopg.conninfo.conninfo_to_dict(dsn).get("password")
@@ -142,9 +145,42 @@ def test_a_database_that_cannot_be_reached_is_told_in_one_line():
     FlaskOban(app, conninfo="postgresql://u:s3cret@127.0.0.1:1/x")
     result = app.test_cli_runner().invoke(commands, ["status"])
 
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "could not be reached" in result.output
     assert "s3cret" not in result.output
+
+
+def test_status_tells_the_dead_from_the_living(invoke, dsn, empty_prefix):
+    invoke("install")
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            f"""INSERT INTO "{empty_prefix}".oban_sync_nodes
+                (uuid, name, node, beats, max_age, unlocked_max_age, beat_at)
+            VALUES ('living-1', 'Oban', 'web', 1, 60, 6, now()),
+                ('dead-one', 'Oban', 'old', 1, 60, 6, now() - interval '70 seconds')"""
+        )
+        said = invoke("status")
+
+        assert "Nodes\n" in said
+        assert "web  living-1  no queues" in said
+        assert "old  dead-one  dead: silent for 70 s" in said
+
+        conn.execute(f"""DELETE FROM "{empty_prefix}".oban_sync_nodes WHERE node = 'web'""")
+
+        assert "No living node runs any queue." in invoke("status")
+
+
+def test_status_needs_no_pool_of_the_application(invoke, dsn, empty_prefix):
+    invoke("install")
+    pool = ConnectionPool(dsn, open=False)
+    app = Flask("pooled")
+    FlaskOban(app, pool=pool, prefix=empty_prefix)
+    said = invoke("status", of=app)
+
+    assert "trouble" not in said
+    assert "available" in said
+    assert pool.closed
 
 
 def test_the_doctor_knows_the_application(invoke):
@@ -159,6 +195,30 @@ def test_the_doctor_knows_the_application(invoke):
 
 def test_an_application_without_an_oban_is_told_what_to_do(invoke):
     assert "FlaskOban(app)" in invoke("verify", code=2, of=Flask("stranger"))
+
+
+def test_what_a_role_may_not_do_is_told_in_a_line(invoke, dsn, conn, empty_prefix):
+    name = f"commands_{uuid.uuid4().hex[:12]}"
+    conn.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+    conninfo = psycopg.conninfo.make_conninfo(dsn, user=name, password="secret")
+    app = Flask("stranger")
+    oban = FlaskOban(app, conninfo=conninfo, prefix=empty_prefix, queues={"alpha": 1})
+
+    try:
+        for command in ("status", "verify", "install", "start"):
+            said = invoke(command, code=1, of=app).splitlines()[-1]
+
+            assert said.startswith("Error: PostgreSQL says: permission denied"), command
+    finally:
+        oban.get(app).stop()
+        conn.execute(f"DROP OWNED BY {name}")
+        conn.execute(f"DROP ROLE {name}")
+
+
+def test_the_doctor_of_an_application_without_an_oban_says_so_in_json(invoke):
+    found = json.loads(invoke("doctor", "--json", code=1, of=Flask("stranger")))
+
+    assert "FlaskOban(app)" in found["checks"][0]["text"]
 
 
 def test_start_says_when_there_is_nothing_to_run(start):
@@ -282,6 +342,84 @@ def test_what_is_no_application_with_an_oban_is_told(
 
     assert result.exit_code == 2
     assert words in result.output
+
+
+FACTORIES = """
+import os
+from functools import partial
+from flask import Flask
+from oban_sync.integrations.flask import FlaskOban
+
+def create_app(name="plain", *, prefix="public"):
+    app = Flask(name)
+    FlaskOban(app, conninfo=os.environ["SHOP_DATABASE"], prefix=prefix, name=name)
+    return app
+
+def needs(name):
+    return create_app(name)
+
+class Factory:
+    def __call__(self, name="made"):
+        return create_app(name)
+
+class Shop:
+    create = staticmethod(create_app)
+
+made = Factory()
+bound = partial(create_app, "bound")
+"""
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch, dsn, request):
+    """The name of a module with functions that make applications, of each test's own."""
+    name = f"factories_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    monkeypatch.setenv("SHOP_DATABASE", dsn)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    return name, str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "prefix"),
+    [
+        ("create_app", "plain", "public"),
+        ("create_app()", "plain", "public"),
+        ("create_app('given', prefix='other')", "given", "other"),
+        ("Shop.create('dotted')", "dotted", "public"),
+        ("made()", "made", "public"),
+        ("made('given')", "given", "public"),
+        ("bound", "bound", "public"),
+    ],
+)
+def test_an_application_may_be_made_by_a_call(factories, call, name, prefix):
+    module, folder = factories
+    found = load_oban(f"{module}:{call}", folder)
+
+    assert (found.name, found.prefix) == (name, prefix)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("needs", "cannot be called like that: missing a required argument: 'name'"),
+        ("create_app(1, 2)", "cannot be called like that"),
+        ("create_app(", "neither a name nor a call"),
+        ("create_app(open('x'))", "neither a name nor a call with plain values"),
+        ("create_app(*['x'])", "neither a name nor a call with plain values"),
+        ("create_app(**{'name': 'x'})", "neither a name nor a call with plain values"),
+        ("FlaskOban.nothing()", "has no 'FlaskOban.nothing'"),
+        ("made", "not an Oban"),
+    ],
+)
+def test_a_call_that_cannot_be_is_told(factories, call, words):
+    module, folder = factories
+
+    with pytest.raises(ConfigError, match="--app") as told:
+        load_oban(f"{module}:{call}", folder)
+
+    assert words in str(told.value)
 
 
 def a_job(name):

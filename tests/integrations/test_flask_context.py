@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 from flask import current_app, g, has_app_context
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from oban_sync import Snooze, telemetry, worker
 from oban_sync.integrations import pool_watch
+from oban_sync.testing import bound
 from tests.support.flask_apps import Site
 from tests.support.probe import eventually
 
@@ -153,6 +155,38 @@ def test_a_teardown_that_fails_is_logged_and_the_session_removed_in_any_case(
     assert site.names() == ["anna"]
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_session_of_the_application_in_its_place_is_looked_after_as_well(
+    make_site, run, leftovers, caplog, broken
+):
+    site = make_site()
+    failing = []
+
+    with site.app.app_context():
+        site.db.session = scoped_session(sessionmaker(site.db.engine))
+
+    @site.app.teardown_appcontext
+    def tear_down(_error):
+        if failing:
+            raise RuntimeError("teardown")
+
+    def work():
+        site.db.session.add(site.User(name="anna"))
+        site.db.session.flush()
+        failing.extend([True] * broken)
+
+    with caplog.at_level(logging.ERROR, "oban_sync"):
+        assert run(site, work).state == "completed"
+
+    failing.clear()
+
+    assert ("failed after the run" in caplog.text) is broken
+    assert "scopefunc" not in caplog.text
+    assert site.names() == []
+    assert [item["left"] for item in leftovers] == ["changes"]
+    assert site.taken == 0
+
+
 def test_what_the_application_puts_around_is_inside_of_the_context(make_site, run):
     told = []
 
@@ -168,8 +202,9 @@ def test_what_the_application_puts_around_is_inside_of_the_context(make_site, ru
     assert told == [("tests.flask.Works", "site", True), "work", True]
 
 
-def test_drained_jobs_run_in_the_context_of_the_caller(make_site):
-    site = make_site()
+@pytest.mark.parametrize("fresh", [False, True])
+def test_drained_jobs_have_a_context_of_their_own(make_site, fresh):
+    site = make_site(fresh_context=fresh)
     seen = []
     _works["work"] = lambda: seen.append((g.get("mark"), site.db.session()))
 
@@ -180,8 +215,29 @@ def test_drained_jobs_run_in_the_context_of_the_caller(make_site):
         Works.enqueue({"work": "work"})
         site.oban.drain_queue("alpha")
 
-        assert seen == [("the caller's", site.db.session())]
+        [(mark, session)] = seen
+
+        assert mark is None
+        assert session is not site.db.session()
         assert user in site.db.session
+        assert g.mark == "the caller's"
+
+
+def test_jobs_that_are_drained_within_the_session_of_a_test_run_in_its_context(make_site):
+    site = make_site()
+    seen = []
+    _works["work"] = lambda: seen.append((g.get("mark"), site.db.session()))
+
+    with site.app.app_context():
+        g.mark = "the caller's"
+        site.db.session.connection()
+
+        with bound(site.oban, site.db.session):
+            Works.enqueue({"work": "work"})
+            site.oban.drain_queue("alpha")
+
+        assert seen == [("the caller's", site.db.session())]
+        site.db.session.rollback()
 
 
 def test_inline_jobs_run_in_the_context_of_the_caller(make_site):
@@ -200,21 +256,6 @@ def test_inline_jobs_run_in_the_context_of_the_caller(make_site):
         assert seen == [("the caller's", site.db.session())]
         assert user in site.db.session
         assert torn_down == []
-
-
-def test_drained_jobs_may_have_a_context_of_their_own(make_site):
-    site = make_site(fresh_context=True)
-    seen = []
-    _works["work"] = lambda: seen.append(g.get("mark"))
-
-    with site.app.app_context():
-        g.mark = "the caller's"
-        Works.enqueue({"work": "work"})
-        site.oban.drain_queue("alpha")
-
-        assert g.mark == "the caller's"
-
-    assert seen == [None]
 
 
 def test_in_the_context_of_another_application_jobs_have_one_of_their_own(make_site):

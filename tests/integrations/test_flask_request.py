@@ -8,7 +8,8 @@ from contextvars import ContextVar
 import pytest
 from flask import Flask, request
 from flask_babel import Babel, get_locale
-from flask_login import LoginManager, UserMixin, login_user
+from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
+from flask_sqlalchemy import SQLAlchemy
 
 from oban_sync import worker
 from oban_sync.integrations.flask import (
@@ -18,6 +19,8 @@ from oban_sync.integrations.flask import (
     request_context,
 )
 from oban_sync.integrations.request_context import FIELDS
+from oban_sync.telemetry import log as log_ends
+from tests.support.flask_apps import uri_of
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -183,6 +186,126 @@ def test_the_user_is_who_flask_login_says(make_app):
     assert client.get("/").json["carried"]["user"] == "bert"
 
 
+def test_a_user_who_is_not_loaded_yet_is_not_loaded(make_app):
+    app = make_app()
+    login = LoginManager(app)
+    loaded = []
+    login.user_loader(lambda identity: loaded.append(identity) or Person(identity))
+    client = app.test_client()
+
+    with client.session_transaction() as session:
+        session["_user_id"] = "anna"
+
+    assert client.get("/").json["carried"]["user"] == "anna"
+    assert loaded == []
+
+
+def test_one_who_has_logged_out_is_nobody(make_app):
+    app = make_app()
+    LoginManager(app).user_loader(Person)
+
+    @app.get("/out")
+    def out():
+        logout_user()
+
+        return Sees.enqueue().carried
+
+    client = app.test_client()
+
+    assert client.get("/?who=anna").json["carried"]["user"] == "anna"
+    assert "user" not in client.get("/out").json
+
+
+@pytest.mark.parametrize("asks", ["Flask-Login", "user", "loaded", "Flask-Babel"])
+def test_asking_for_the_user_or_the_locale_leaves_the_callers_session_alone(make_app, dsn, asks):
+    """A query of theirs would send the order, of which half is still missing."""
+    db = SQLAlchemy()
+
+    def count():
+        return db.session.scalar(db.select(db.func.count()).select_from(Order))
+
+    app = make_app(user=count if asks == "user" else None)
+    app.config["SQLALCHEMY_DATABASE_URI"] = uri_of(dsn)
+    db.init_app(app)
+    login = LoginManager(app)
+
+    @login.user_loader
+    def load(identity):
+        return db.session.get(Customer, int(identity))
+
+    if asks == "Flask-Babel":
+        Babel(app, locale_selector=lambda: "de" if current_user.id else None)
+
+    class Customer(UserMixin, db.Model):
+        id = db.Column(db.Integer, primary_key=True)
+
+    class Order(db.Model):
+        id = db.Column(db.Integer, primary_key=True)
+        text = db.Column(db.Text, nullable=False)
+
+    @app.post("/order")
+    def order():
+        if asks == "loaded":
+            assert current_user.id == 1
+
+            # From here on it has to be read anew.
+            db.session.commit()
+
+        db.session.add(made := Order())
+        carried = Sees.enqueue().carried
+        made.text = "filled in"
+        db.session.commit()
+
+        return {"user": carried["user"], "locale": carried.get("locale"), "orders": count()}
+
+    with app.app_context():
+        db.create_all()
+        db.session.add(Customer(id=1))
+        db.session.commit()
+
+    client = app.test_client()
+
+    with client.session_transaction() as session:
+        session["_user_id"] = "1"
+
+    try:
+        assert client.post("/order").json == {
+            "user": "0" if asks == "user" else "1",
+            "locale": "de" if asks == "Flask-Babel" else None,
+            "orders": 1,
+        }
+    finally:
+        with app.app_context():
+            db.drop_all()
+            db.engine.dispose()
+
+
+@pytest.mark.parametrize("given", ["a\0b", "\ud800"])
+def test_a_user_whom_no_row_can_hold_loses_no_job(make_app, caplog, given):
+    assert "user" not in get(make_app(user=lambda: given))["carried"]
+    assert "the user of a request could not be told" in caplog.text
+
+
+def test_a_request_that_a_job_makes_is_its_own(make_app, seen):
+    @worker(queue="alpha", name="tests.flask.Visits")
+    class Visits:
+        def process(self, job):
+            seen.append(get(app, "/again", X_Request_ID="inner")["request_id"])
+            seen.append(request_context().request_id)
+
+    app = make_app(kind=Visits)
+
+    @app.get("/again")
+    def again():
+        return {"request_id": request_context().request_id, "carried": Sees.enqueue().carried}
+
+    get(app, X_Request_ID="outer")
+
+    assert drain(app)["completed"] == 2
+    assert seen[:2] == ["inner", "outer"]
+    assert seen[2].request_id == "inner"
+
+
 def test_the_user_is_who_the_application_says(make_app):
     assert get(make_app(user=lambda: 7))["carried"]["user"] == "7"
     assert "user" not in get(make_app(user=lambda: None))["carried"]
@@ -295,6 +418,31 @@ def test_log_records_tell_request_and_job(make_app, caplog):
     assert vars(said["outside"]).keys() >= {"request_id", "job_id", "job_worker"}
     assert said["outside"].request_id == said["outside"].job_id == "-"
     assert said["in a request"].request_id == "req-2"
+
+
+def test_the_end_of_a_job_is_logged_with_its_request(make_app, caplog):
+    @worker(queue="alpha", name="tests.flask.Quiet")
+    class Quiet:
+        def process(self, job):
+            pass
+
+    app = make_app(kind=Quiet)
+    caplog.set_level(logging.INFO, "oban_sync.jobs")
+    caplog.handler.addFilter(only := RequestContextFilter())
+
+    try:
+        log_ends.attach()
+        get(app, X_Request_ID="req-1")
+        drain(app)
+    finally:
+        log_ends.detach()
+        caplog.handler.removeFilter(only)
+
+    [ended] = [item for item in caplog.records if item.name == "oban_sync.jobs"]
+
+    assert ended.request_id == "req-1"
+    assert ended.job_worker == "tests.flask.Quiet"
+    assert ended.job_id == ended.job.id
 
 
 def test_fields_are_those_of_the_context():

@@ -11,12 +11,14 @@ from types import ModuleType, SimpleNamespace
 
 import click
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 from flask.cli import FlaskGroup
+from werkzeug.local import LocalProxy
 
 from oban_sync import ConfigError, DatabaseUnavailableError
 from oban_sync.core.config import Config
 from oban_sync.integrations import gunicorn, servers, surroundings, uwsgi
+from oban_sync.integrations.flask import FlaskOban
 from oban_sync.integrations.servers import Autostart, attached
 from oban_sync.integrations.surroundings import facts
 
@@ -434,6 +436,45 @@ def test_an_application_is_found_behind_what_wraps_it(app, attach):
         assert attached(wsgi) == [autostart], wsgi
 
 
+class Touchy:
+    """A middleware that has nothing for those who only look."""
+
+    def __init__(self, wsgi):
+        self.wsgi = wsgi
+
+    def __call__(self, environ, start_response):
+        return self.wsgi(environ, start_response)
+
+    @property
+    def __class__(self):
+        raise RuntimeError("nothing is at work")
+
+    @property
+    def extensions(self):
+        raise LookupError("no extensions")
+
+
+def test_what_a_middleware_keeps_besides_may_fail_when_it_is_looked_at(app, attach):
+    autostart = attach(Pretender())
+    proxy = LocalProxy(lambda: current_app.logger)
+    elsewhere = FlaskOban()
+
+    def within(wsgi):
+        def middleware(environ, start_response):
+            proxy.info("served")
+            elsewhere.get()
+
+            return wsgi(environ, start_response)
+
+        return middleware
+
+    assert attached(within(Touchy(app))) == [autostart]
+
+    # Another application may be at work; it is not served here.
+    with Flask("another").app_context():
+        assert attached(within(app)) == [autostart]
+
+
 def test_where_no_application_is_found_all_are_meant(attach):
     autostart = attach(Pretender())
 
@@ -484,6 +525,49 @@ def test_a_gunicorn_without_a_timeout_is_fine(attach, worker, caplog):
     gunicorn.post_worker_init(worker)
 
     assert not caplog.records
+
+
+def test_a_worker_of_gunicorn_serves_whatever_goes_wrong(app, worker, monkeypatch, caplog):
+    def fails(*_):
+        raise RuntimeError("no thread today")
+
+    monkeypatch.setattr(Autostart, "begin", fails)
+    monkeypatch.setattr(Autostart, "end", fails)
+    Autostart(Pretender, autostart=None).attach(app)
+    gunicorn.post_worker_init(worker)
+    gunicorn.worker_exit(None, worker)
+
+    assert caplog.text.count("RuntimeError: no thread today") == 2
+    assert "could not be decided" in caplog.text
+    assert "could not be stopped" in caplog.text
+
+
+def nowhere():
+    raise ConfigError("conninfo", "no database was given")
+
+
+def test_options_that_are_wrong_are_told_in_a_line(app, worker, caplog):
+    autostart = Autostart(nowhere, autostart=None)
+    autostart.attach(app)
+    gunicorn.post_worker_init(worker)
+    get(app, **GUNICORN)
+
+    assert not autostart.begun
+    assert "queues do not start under gunicorn: conninfo: no database was given" in caplog.text
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("ERROR", None)]
+
+
+def test_an_oban_that_cannot_be_made_is_told_once_and_leaves_nothing_to_stop(app, caplog):
+    config = Pretender().config
+    autostart = Autostart(nowhere, autostart=None, config=lambda: config)
+    autostart.attach(app)
+    get(app, **GUNICORN)
+    [start] = autostart._starts.values()
+    start.thread.join(10)
+
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("ERROR", None)]
+    assert "no database was given" in caplog.text
+    assert autostart.end()
 
 
 # uWSGI
