@@ -84,6 +84,7 @@ POWERS: dict[str, set[str]] = {
         "telemetry/bus.py",
         "engine/callers.py",
         "engine/cancelling.py",
+        "engine/transactions.py",
         "control/rate_limits.py",
         "integrations/servers.py",
         "testing/assertions.py",

@@ -151,4 +151,4 @@ def _advice(value: object) -> str:
     if isinstance(value, (set, frozenset)):
         return "; pass a list"
 
-    return f"; a {type(value).__name__} cannot be stored, pass strings, numbers, lists and dicts"
+    return f"; {type(value).__name__} cannot be stored, pass strings, numbers, lists and dicts"

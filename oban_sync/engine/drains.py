@@ -14,37 +14,30 @@ from oban_sync.engine.session import Tx
 EVERYTHING = 2**31 - 1
 
 
-def hasten(tx: Tx, queues: Sequence[str] | None, until: datetime | None = None) -> int:
-    """Make waiting jobs available before their time; how many there were.
-
-    Args:
-        tx: Where.
-        queues: Of these queues, or of all.
-        until: Only those whose time comes by then.
-    """
-    [(count,)] = tx.tuples(
-        "job_hasten",
-        queues=None if queues is None else list(queues),
-        until=None if until is None else clock.to_wire(until),
-    )
-
-    return int(count)
-
-
 def ready(
-    tx: Tx, queues: Sequence[str] | None, *, passed: Iterable[int] = (), most: int = EVERYTHING
+    tx: Tx,
+    queues: Sequence[str] | None,
+    *,
+    early: bool = False,
+    until: datetime | None = None,
+    passed: Iterable[int] = (),
+    most: int = EVERYTHING,
 ) -> list[int]:
     """The jobs that could be started, in the order of a queue.
 
     Args:
         tx: Where.
         queues: Of these queues, or of all.
+        early: Those too that wait for their time ...
+        until: ... where it comes by then.
         passed: Jobs that were tried before.
         most: Most jobs given.
     """
     rows = tx.tuples(
         "job_ready_list",
         queues=None if queues is None else list(queues),
+        early=early,
+        until=None if until is None else clock.to_wire(until),
         passed=ack.array(passed),
         most=most,
     )
@@ -52,9 +45,17 @@ def ready(
     return [row[0] for row in rows]
 
 
-def take(tx: Tx, job_id: int, *, node: str, owner: str) -> Job | None:
-    """Start a job; None where it is not available any more, or somebody holds it."""
-    rows = tx.wired("job_take", id=job_id, node=node, owner=owner)
+def take(tx: Tx, job_id: int, *, node: str, owner: str, early: bool = False) -> Job | None:
+    """Start a job; None where it is not available any more, or somebody holds it.
+
+    Args:
+        tx: Where.
+        job_id: The job.
+        node: Who takes it ...
+        owner: ... and through which producer.
+        early: Though it waits for its time.
+    """
+    rows = tx.wired("job_take", id=job_id, early=early, node=node, owner=owner)
 
     if not rows:
         return None
@@ -62,6 +63,13 @@ def take(tx: Tx, job_id: int, *, node: str, owner: str) -> Job | None:
     *columns, queue = rows[0]
 
     return Job.fetched((*columns, 0), queue, [node, owner])
+
+
+def newest(tx: Tx) -> int:
+    """The id of the job that was stored last, or 0."""
+    [(job_id,)] = tx.tuples("job_newest")
+
+    return job_id or 0
 
 
 def database(tx: Tx) -> str:
@@ -76,3 +84,8 @@ def empty(tx: Tx) -> int:
     [(count,)] = tx.tuples("tables_empty")
 
     return int(count)
+
+
+def limit_waiting(tx: Tx, seconds: float) -> None:
+    """Let the rest of the transaction wait only so long for each row that somebody else holds."""
+    tx.tuples("lock_patience", milliseconds=str(int(1_000 * seconds)))

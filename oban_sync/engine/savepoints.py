@@ -1,9 +1,9 @@
 """Savepoints on connections of any kind, for runs that must not break the transaction around them.
 
-Where others work in the block, our savepoint is never released: what the block did is kept by not
-undoing it. They may end it meanwhile, by committing a savepoint of theirs that is around it, as a
-Session does that began before the block; then there is nothing left to go back to, and nothing of
-theirs is undone.
+Others work in the block, and may end our savepoint meanwhile, by committing one of theirs that is
+around it, as a Session does that began before the block; then there is nothing left to go back to,
+and nothing of theirs is undone. They may also leave one of theirs open that is within ours, which
+would be gone with ours; then ours stays until the transaction ends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -22,14 +24,50 @@ from oban_sync.engine.statements import filled, statement
 
 log = logging.getLogger("oban_sync.engine")
 
-#: Goes back to where a block began.
-Undo = Callable[[], object]
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Where a block began.
+
+    Attributes:
+        undo: Goes back to it.
+        forget: Ends the savepoint, if that harms nobody. Else they pile up, and PostgreSQL takes
+            the longer for every row the deeper it is in them.
+    """
+
+    undo: Callable[[], object]
+    forget: Callable[[], object]
+
 
 _SET, _ROLLBACK, _RELEASE = "savepoint_set", "savepoint_rollback", "savepoint_release"
 _PROBE = "transaction_probe"
 
 #: A name for each: that of an outer one must not find an inner one that was never released.
 _numbers = count(1)
+
+#: By connection of SQLAlchemy: the sessions with savepoints of their own in its transaction.
+_sessions: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+
+
+def sessions_on(conn: Any) -> list[Any]:
+    """The sessions that have joined the transaction of a SQLAlchemy connection, outermost first.
+
+    Who lets them join keeps it.
+    """
+    return _sessions.setdefault(conn, [])
+
+
+def end_sessions(conn: Any, *, since: int) -> None:
+    """Roll back sessions that have joined a transaction, but for so many of the outermost.
+
+    They have to know: a savepoint around theirs is about to be rolled back.
+    """
+    for session in reversed(sessions_on(conn)[since:]):
+        try:
+            session.rollback()
+        except Exception as error:
+            # It fails where the transaction is lost, and then there is nothing left of it.
+            log.debug("a session could not be rolled back: %s", error)
 
 
 @contextmanager
@@ -43,18 +81,16 @@ def apart(conn: Any, *, undo: bool = False) -> Iterator[None]:
         conn: See `callers.run_on`. Where it is in no transaction, nothing is done.
         undo: Undo what the block did also where it raises.
     """
-    back = _set(conn)
+    point = _set(conn)
 
     try:
         yield
     except BaseException:
-        if back is not None and (undo or is_failed(conn)):
-            _go(back, conn)
+        _end(point, conn, undo=undo)
 
         raise
 
-    if back is not None and is_failed(conn):
-        _go(back, conn)
+    _end(point, conn)
 
 
 @contextmanager
@@ -128,9 +164,20 @@ def is_failed(conn: Any) -> bool:
     return False
 
 
-def _go(back: Undo, conn: Any) -> None:
+def _end(point: _Point | None, conn: Any, *, undo: bool = False) -> None:
+    if point is None:
+        return
+
+    if undo or is_failed(conn):
+        _go(point, conn)
+
+    # Nor is it of use any more once it was gone back to.
+    point.forget()
+
+
+def _go(point: _Point, conn: Any) -> None:
     try:
-        back()
+        point.undo()
     except Exception as error:
         # It was ended by a commit inside the block, and what failed since is not ours to undo.
         log.debug("the savepoint before a run is gone: %s", error)
@@ -139,7 +186,7 @@ def _go(back: Undo, conn: Any) -> None:
         _own(conn).rollback()
 
 
-def _set(conn: Any) -> Undo | None:
+def _set(conn: Any) -> _Point | None:
     """Set a savepoint; None where there is no transaction."""
     if callers.is_session(conn):
         session = _own(conn)
@@ -156,13 +203,48 @@ def _set(conn: Any) -> Undo | None:
     if callable(getattr(conn, "savepoint_commit", None)):
         return _of_django(conn)
 
-    if _is_free(conn):
-        return None
+    return None if _is_free(conn) else _plain(conn)
 
+
+def _plain(conn: Any) -> _Point:
     name = f"oban_sync_{next(_numbers)}"
+    around = _nested_on(conn)
+    sessions = len(sessions_on(conn)) if callers.is_sqlalchemy_connection(conn) else 0
     _tell(conn, _SET, name)
 
-    return lambda: _tell(conn, _ROLLBACK, name)
+    def undo() -> None:
+        if callers.is_sqlalchemy_connection(conn):
+            end_sessions(conn, since=sessions)
+
+        _tell(conn, _ROLLBACK, name)
+
+    def forget() -> None:
+        if _nested_on(conn) is not around or not _is_whole(conn):
+            return
+
+        guard = f"oban_sync_{next(_numbers)}"
+        _tell(conn, _SET, guard)
+
+        try:
+            _tell(conn, _RELEASE, name)
+        except Exception as error:
+            log.debug("the savepoint of a run is gone: %s", error)
+            _tell(conn, _ROLLBACK, guard)
+            _tell(conn, _RELEASE, guard)
+
+    return _Point(undo, forget)
+
+
+def _nested_on(conn: Any) -> Any:
+    """The innermost savepoint that SQLAlchemy knows of, on a connection of its."""
+    return conn.get_nested_transaction() if callers.is_sqlalchemy_connection(conn) else None
+
+
+def _is_whole(conn: Any) -> bool:
+    """Whether the connection is in a transaction, as it was before, that takes statements."""
+    status = _status(conn)
+
+    return status is None or status == TransactionStatus.INTRANS
 
 
 def _tell(conn: Any, what: str, name: str) -> None:
@@ -170,7 +252,7 @@ def _tell(conn: Any, what: str, name: str) -> None:
     callers.ask(conn, filled(statement(what, "public"), {"name": name}))
 
 
-def _nested(session: Any) -> Undo:
+def _nested(session: Any) -> _Point:
     """By the Session's own means: it has to know, because a flush that fails goes back to it."""
     nested = session.begin_nested()
 
@@ -178,10 +260,14 @@ def _nested(session: Any) -> Undo:
         if nested.is_active or session.get_nested_transaction() is nested:
             nested.rollback()
 
-    return undo
+    def forget() -> None:
+        if nested.is_active and session.get_nested_transaction() is nested:
+            nested.commit()
+
+    return _Point(undo, forget)
 
 
-def _of_django(conn: Any) -> Undo | None:
+def _of_django(conn: Any) -> _Point | None:
     if (name := conn.savepoint()) is None:
         return None
 
@@ -190,7 +276,11 @@ def _of_django(conn: Any) -> Undo | None:
         conn.set_rollback(False)
         conn.savepoint_rollback(name)
 
-    return undo
+    def forget() -> None:
+        if conn.in_atomic_block and not conn.needs_rollback and _is_whole(conn):
+            conn.savepoint_commit(name)
+
+    return _Point(undo, forget)
 
 
 def _own(conn: Any) -> Any:

@@ -1,15 +1,19 @@
 """Transactions of the application, begun and committed for it, on connections of any kind.
 
 The application works by what it is given, and we write into the same transaction. So it must not
-commit by itself; what keeps it from that depends on the kind.
+commit by itself; what keeps it from that depends on the kind. No kind keeps it from the statement,
+or from the driver's connection below, so in the end it is looked whether it is the same transaction
+still.
 """
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import psycopg
@@ -25,10 +29,15 @@ log = logging.getLogger("oban_sync.engine")
 #: PostgreSQL takes nothing more in a transaction in which a statement failed.
 _FAILED = "25P02"
 
+#: Seconds that another thread of the job's may take for what it does on the connection.
+_PATIENCE = 1.0
+
 _ADVICE = (
     "a transactional worker does not commit: what it did is committed together with its outcome, "
     "when it returns"
 )
+
+_UNREAD = "a stream() was not read to its end, and is kept somewhere: close it, or read it all"
 
 _SAVEPOINT = (
     "a part that may fail goes into a savepoint: conn.transaction(), or session.begin_nested()"
@@ -104,8 +113,8 @@ def begun_on(conn: Any) -> Iterator[Begun]:
 
         kind = _on_dbapi
 
-    with kind(conn) as begun:
-        yield begun
+    with kind(conn) as begun, _watched(begun) as watched:
+        yield watched
 
 
 @contextmanager
@@ -123,8 +132,11 @@ def begun_within(session: Any) -> Iterator[Begun]:
         session.flush()
 
     try:
-        with _without_commit(session):
-            yield Begun(session, finish)
+        with (
+            _without_commit(session, session.connection()),
+            _watched(Begun(session, finish)) as watched,
+        ):
+            yield watched
 
         savepoint.commit()
     except BaseException:
@@ -155,6 +167,94 @@ def explain(error: BaseException) -> None:
         error.add_note(f"A statement of the job failed before, and the job went on; {_SAVEPOINT}.")
 
 
+@contextmanager
+def _watched(begun: Begun) -> Iterator[Begun]:
+    """Let what was begun finish only where it is the same transaction still, and come to its end.
+
+    Work that was committed by hand stays; but what is missing of it must not be taken for done.
+    """
+    conn = begun.given
+    driver = callers.driver_connection(conn)
+    # In this mode nothing but a statement begins one, so having none tells, and asking is saved.
+    tells = isinstance(driver, psycopg.Connection) and driver.autocommit
+    start = None if tells else _start_of(conn)
+
+    def finish() -> None:
+        if not _is_free(driver):
+            _close(driver)
+
+            raise JobError(_UNREAD)
+
+        begun.finish()
+
+        if tells:
+            ended = driver.pgconn.transaction_status == TransactionStatus.IDLE
+        else:
+            ended = _start_of(conn) != start
+
+        if ended:
+            raise _ended()
+
+    try:
+        yield Begun(conn, finish)
+    except BaseException as error:
+        _free(driver, error)
+
+        raise
+
+
+def _start_of(conn: Any) -> Any:
+    # It reads no table, so the schema is of no account.
+    return callers.run_on(conn, "transaction_start", "public")
+
+
+def _is_free(driver: Any) -> bool:
+    """Whether a driver's connection can be used: a stream() keeps its own to its end."""
+    if not isinstance(driver, psycopg.Connection):
+        return True
+
+    if free := driver.lock.acquire(timeout=_PATIENCE):
+        driver.lock.release()
+
+    return free
+
+
+def _free(driver: Any, error: BaseException) -> None:
+    """See that a connection can be rolled back after an error, without a wait that has no end."""
+    if _is_free(driver):
+        return
+
+    # What the job read from is a variable of a function that the error came through.
+    for item in _all_of(error):
+        traceback.clear_frames(item.__traceback__)
+
+    if not _is_free(driver):
+        _close(driver)
+        error.add_note(f"And its connection was closed: {_UNREAD}.")
+
+
+def _close(driver: psycopg.Connection[Any]) -> None:
+    # Its close() may mean to give it back to a pool.
+    driver.pgconn.finish()
+    # Whoever has the old one keeps it for good.
+    driver.lock = Lock()
+
+
+def _all_of(error: BaseException) -> list[BaseException]:
+    """An error with all those that led to it."""
+    found: list[BaseException] = []
+    ahead: list[BaseException | None] = [error]
+
+    while ahead:
+        item = ahead.pop()
+
+        if item is not None and not any(item is other for other in found):
+            found.append(item)
+            ahead += [item.__cause__, item.__context__]
+
+    return found
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
 
@@ -172,7 +272,10 @@ def _refused(problem: str) -> ConfigError:
 
 
 def _ended() -> JobError:
-    return JobError(f"the job ended the transaction that it was given; {_ADVICE}. {_SAVEPOINT}")
+    return JobError(
+        "the job ended the transaction that it was given, and what it committed stays; "
+        f"{_ADVICE}. {_SAVEPOINT}"
+    )
 
 
 def _rolled_back(subject: Any) -> None:
@@ -184,18 +287,26 @@ def _rolled_back(subject: Any) -> None:
 
 
 @contextmanager
-def _without_commit(subject: Any) -> Iterator[None]:
-    """Let an object's `commit` raise, whoever calls it."""
+def _without_commit(*subjects: Any) -> Iterator[None]:
+    """Let the `commit` of objects raise, whoever calls it."""
 
     def commit(*_: object, **__: object) -> None:
         raise JobError(f"commit() was called; {_ADVICE}. {_SAVEPOINT}")
 
-    subject.commit = commit
+    # A run within another one's finds that of the outer one.
+    before = [vars(subject).get("commit") for subject in subjects]
+
+    for subject in subjects:
+        subject.commit = commit
 
     try:
         yield
     finally:
-        del subject.commit
+        for subject, kept in zip(subjects, before, strict=True):
+            if kept is None:
+                del subject.commit
+            else:
+                subject.commit = kept
 
 
 # Of psycopg
@@ -203,16 +314,12 @@ def _without_commit(subject: Any) -> Iterator[None]:
 
 @contextmanager
 def _on_psycopg(conn: psycopg.Connection[Any]) -> Iterator[Begun]:
-    def finish() -> None:
-        # Its commit() is refused by psycopg; there is still the statement.
-        if conn.pgconn.transaction_status == TransactionStatus.IDLE:
-            raise _ended()
-
+    # Within transaction(), psycopg itself refuses its commit().
     if conn.pgconn.transaction_status == TransactionStatus.IDLE:
         with conn.transaction():
-            yield Begun(conn, finish)
+            yield Begun(conn)
     else:
-        yield Begun(conn, finish)
+        yield Begun(conn)
 
 
 # Of SQLAlchemy
@@ -259,9 +366,10 @@ def _on_session(session: Any) -> Iterator[Begun]:
         session.flush()
 
     try:
-        _refuse_autocommit(session.connection())
+        conn = session.connection()
+        _refuse_autocommit(conn)
 
-        with _without_commit(session):
+        with _without_commit(session, conn):
             yield Begun(session, finish)
 
         session.commit()
@@ -313,23 +421,11 @@ def _on_dbapi(conn: Any) -> Iterator[Begun]:
     if getattr(conn, "autocommit", False):
         raise _refused("its connection is in autocommit mode")
 
-    # The one thing that tells, where nothing can be put in the way of the driver's own commit().
-    number = _number(conn)
-
-    def finish() -> None:
-        if _number(conn) != number:
-            raise _ended()
-
     try:
-        yield Begun(conn, finish)
+        yield Begun(conn)
 
         conn.commit()
     except BaseException:
         _rolled_back(conn)
 
         raise
-
-
-def _number(conn: Any) -> Any:
-    # It reads no table, so the schema is of no account.
-    return callers.run_on(conn, "transaction_number", "public")

@@ -261,8 +261,9 @@ class RequestContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add to a record; every one passes."""
         told = getattr(record, "job", None)
+
         job = told if isinstance(told, Job) else CURRENT.get(None)
-        request_id = _kept_in(job).request_id if job is told is not None else _request_id()
+        request_id = _kept_in(told).request_id if isinstance(told, Job) else _request_id()
         record.request_id = request_id or "-"
         record.job_id = "-" if job is None or job.id is None else job.id
         record.job_worker = "-" if job is None else job.worker

@@ -1,6 +1,7 @@
 -- Start one job, which is known by its id.
 --
 --   id     bigint        the job
+--   early  boolean       though it waits for its time
 --   node   text          who takes it ...
 --   owner  uuid as text  ... and through which producer
 --
@@ -15,7 +16,10 @@ WHERE job.id = ANY (ARRAY(
     SELECT held.id
     FROM /* schema */oban_jobs AS held
     WHERE held.id = %(id)s::bigint
-      AND held.state = 'available'
+      AND (
+          held.state = 'available'
+          OR (%(early)s::boolean AND held.state IN ('scheduled', 'retryable'))
+      )
       AND held.attempt < held.max_attempts
     FOR UPDATE SKIP LOCKED
 ))

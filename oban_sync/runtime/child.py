@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -157,7 +158,9 @@ class _Inmate:
         with self._asking:
             self._pipe.send_bytes(crossing.message(BEGUN))
 
-        return executor.perform(job, self.host)
+        # Without what the modules and the setup left in this thread's context, as an app context
+        # that was pushed for good: jobs on threads do not have it either, and would share it.
+        return Context().run(executor.perform, job, self.host)
 
     def _ask(self, job: Job, what: str) -> Any:
         """The parent's answer; callable from any thread of the job."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,6 +27,8 @@ from oban_sync.engine.session import Db
 from oban_sync.runtime.executor import execute, perform, report_fenced
 from oban_sync.runtime.host import Host
 
+log = logging.getLogger("oban_sync.runtime")
+
 _COUNTED = (
     JobState.CANCELLED,
     JobState.COMPLETED,
@@ -34,6 +39,20 @@ _COUNTED = (
 
 #: A job that snoozes so often within one drain would do so for ever.
 _MOST_SNOOZES = 100
+
+#: So would one that enqueues one for later, which enqueues one for later, and so on.
+_MOST_LATER = 1_000
+
+#: Jobs that run inside of one another inline. Each takes some twenty frames of Python's thousand.
+_MOST_INSIDE = 40
+
+#: Jobs listed at once.
+_BATCH = 100
+
+_inside: ContextVar[int] = ContextVar("oban_sync_inside", default=0)
+
+
+_FINAL = (JobState.CANCELLED, JobState.COMPLETED, JobState.DISCARDED)
 
 
 class Desk(Protocol):
@@ -79,7 +98,8 @@ def drain_queue(
         with_recursion: Go on until the queue is empty, with the jobs that jobs enqueue; else run
             only those that are there now.
         with_safety: Record failures and go on. Otherwise the first exception is raised, after it
-            was recorded, and jobs not run yet stay available.
+            was recorded, and jobs not run yet stay as they are. What is no `Exception`, as pytest's
+            own outcomes and Ctrl-C, is raised in any case; but SystemExit is a failure.
         with_scheduled: Run scheduled and retryable jobs too, whatever their time; or those whose
             time comes by a datetime, or within a timedelta from now.
         with_limit: Run so many jobs at the most.
@@ -88,10 +108,13 @@ def drain_queue(
 
     Returns:
         How many runs ended in each of the states completed, retryable, discarded, cancelled and
-        scheduled.
+        scheduled. One whose outcome was refused, as the job is somebody else's by then or deleted,
+        counts in none.
 
     Raises:
-        ObanError: A job snoozed a hundred times, and would do so for ever.
+        ObanError: A job snoozed a hundred times, or enqueued one for later that did the same, a
+            thousand times, and would do so for ever; or, inside of `testing.bound`, a job rolled
+            back the transaction that it was taken in.
         ConfigError: An argument is wrong.
         DatabaseUnavailableError: PostgreSQL could not be reached.
     """
@@ -103,16 +126,20 @@ def drain_queue(
         _checked_until(with_scheduled),
         modes.shuffler() if seed is None else Random(seed),  # noqa: S311 - it keeps no secret
     )
-    drain = _Drain(desk, with_safety=with_safety)
 
     if with_limit is not None:
         most = check_whole("with_limit", with_limit, 1, drains.EVERYTHING)
 
-    for job_id in supply.again_and_again(drain.passed) if with_recursion else supply.at_once():
-        drain.run(job_id)
+    drain = _Drain(desk, with_safety=with_safety, early=supply.early)
+    # A session that the test is bound to is what its jobs are to work by, and it is the caller's.
+    within_session = callers.is_session(callers.bound_to(desk, wholly=True))
 
-        if sum(drain.counts.values()) >= most:
-            break
+    with modes.lending_context(within_session):
+        for job_id in supply.again_and_again(drain) if with_recursion else supply.at_once():
+            drain.run(job_id)
+
+            if drain.runs >= most:
+                break
 
     return dict(drain.counts)
 
@@ -131,12 +158,14 @@ def run_inline(desk: Desk, jobs: Sequence[Job], *, conn: Any = None) -> list[Job
         The jobs as they stand after it.
 
     Raises:
+        ObanError: Jobs enqueue jobs without an end, each inside of the one before; or a node on the
+            same database was faster.
         BaseException: What the first one raises that fails, after it was recorded; the others are
             not run.
     """
     here = nullcontext() if conn is None else callers.bound(desk, conn, wholly=True)
 
-    with here, clock.virtual():
+    with here, clock.virtual(), modes.lending_context(True), _deeper():
         drain, db = _Drain(desk, with_safety=False), desk.db
         ran: list[Job] = []
 
@@ -147,67 +176,144 @@ def run_inline(desk: Desk, jobs: Sequence[Job], *, conn: Any = None) -> list[Job
 
             drain.run(job.id)
 
+            if drain.missed == job.id:
+                raise ObanError(
+                    f"job {job.id} ({job.worker}) was taken by a node before it could be run here: "
+                    "testing='inline' needs a database on which no queues run, or a test that is "
+                    "bound to its transaction (see testing.bound)"
+                )
+
             with db.session() as tx:
                 ran.append(stored_jobs.get(tx.conn, tx.schema, job.id) or job)
 
         return ran
 
 
+@contextmanager
+def _deeper() -> Iterator[None]:
+    token = _inside.set(_inside.get() + 1)
+
+    try:
+        if _inside.get() > _MOST_INSIDE:
+            raise ObanError(
+                f"{_MOST_INSIDE} jobs run inside of one another, as each enqueues the next; with "
+                "testing='inline' that has to end sooner: use 'manual', and drain the queue"
+            )
+
+        yield
+    finally:
+        _inside.reset(token)
+
+
 class _Drain:
     """One drain: takes jobs and counts what they came to.
 
     Attributes:
-        counts: Runs by what they came to.
-        passed: Jobs that could not be taken; nobody waits for them.
+        counts: Runs by what they came to, where that is written.
+        runs: All of them.
+        passed: Jobs that are not to be taken: somebody holds them, or they undo their own taking.
+        missed: The job that could not be taken just now.
+        disturbed: Whether the last run may have changed which jobs come next.
     """
 
-    def __init__(self, desk: Desk, *, with_safety: bool) -> None:
+    def __init__(self, desk: Desk, *, with_safety: bool, early: bool = False) -> None:
         self.counts = {state.value: 0 for state in _COUNTED}
+        self.runs = 0
         self.passed: set[int] = set()
+        self.missed: int | None = None
+        self.disturbed = False
+        self._early = early
+        self._within = callers.bound_to(desk, wholly=True) is not None
         self._db = desk.db
         self._host = desk.host
         self._node = desk.node
         self._owner = new_identity()
         self._with_safety = with_safety
         self._snoozed: Counter[int | None] = Counter()
+        self._lineage = _Lineage()
 
     def run(self, job_id: int) -> None:
         """Run a job, if it can be taken."""
         with self._db.session() as tx:
-            job = drains.take(tx, job_id, node=self._node, owner=self._owner)
+            newest = drains.newest(tx)
+            job = drains.take(tx, job_id, node=self._node, owner=self._owner, early=self._early)
 
         if job is None:
-            self.passed.add(job_id)
+            self.missed, self.disturbed = job_id, True
 
             return
 
-        with self._db.apart():
-            outcome = execute(job, perform=partial(perform, host=self._host, keep_error=True))
+        later = self._lineage.later(job)
 
-        if outcome.written is None:
-            self._write(outcome)
-        elif not outcome.written:
-            report_fenced(outcome)
+        with self._db.apart():
+            # The caller's context is the job's, and what the job sets there is not the caller's.
+            run = partial(perform, host=self._host, keep_error=True)
+            outcome = copy_context().run(partial(execute, job, perform=run))
+
+        self.runs += 1
+        written = self._write(outcome) if outcome.written is None else outcome.written
 
         error, outcome.error = outcome.error, None
 
-        # It is written by now, so raising loses nothing. A Ctrl-C is never only a failed job.
-        if error is not None and (not self._with_safety or isinstance(error, KeyboardInterrupt)):
+        if not written:
+            self.passed.add(job_id)
+            report_fenced(outcome)
+            self._refuse_undone(job, error)
+
+        # It is written by now, so raising loses nothing. What is no Exception is never only a
+        # failed job: a Ctrl-C, or how pytest ends a test.
+        if error is not None and not (
+            self._with_safety and isinstance(error, (Exception, SystemExit))
+        ):
             raise error
 
-        self.counts[outcome.state.value] += 1
+        self.counts[outcome.state.value] += written
         self._refuse_endless(job, outcome.state)
 
-    def _write(self, outcome: Outcome) -> None:
+        with self._db.session() as tx:
+            stored = drains.newest(tx)
+
+        self.disturbed = stored != newest or outcome.state not in _FINAL
+        self._lineage.stored(newest, stored, later)
+
+        if later >= _MOST_LATER:
+            raise ObanError(
+                f"job {job.id} ({job.worker}) is the last of {_MOST_LATER:,} of which each was "
+                "enqueued by the one before, for later, in one drain; drain with "
+                "with_scheduled=False, or a timedelta, to leave it waiting"
+            )
+
+    def _write(self, outcome: Outcome) -> bool:
         written = ack.ack_singly(self._db, [outcome], owner=self._owner)
 
         if written.keys or written.refused:
-            return
+            return True
 
         # Somebody holds the row, and is waited for; or has the job.
         with self._db.session() as tx:
-            if not ack.ack_on(tx.conn, tx.schema, outcome, owner=self._owner):
-                report_fenced(outcome)
+            return ack.ack_on(tx.conn, tx.schema, outcome, owner=self._owner)
+
+    def _refuse_undone(self, job: Job, error: BaseException | None) -> None:
+        """Tell of a job that is as it was before it was taken, which only a rollback can do."""
+        if not self._within or job.id is None:
+            return
+
+        with self._db.session() as tx:
+            found = stored_jobs.get(tx.conn, tx.schema, job.id)
+
+        if found is not None and found.attempt >= job.attempt:
+            return
+
+        problem = (
+            f"job {job.id} ({job.worker}) rolled back the transaction it was taken in, and what it "
+            "came to is lost. It did so with a session, or a savepoint, that had begun before it "
+            "was taken: commit or close that before, or give jobs a session of their own"
+        )
+
+        if not self._with_safety:
+            raise ObanError(problem) from error
+
+        log.warning("%s", problem)
 
     def _refuse_endless(self, job: Job, state: JobState) -> None:
         if state is JobState.SCHEDULED:
@@ -218,6 +324,28 @@ class _Drain:
                     f"job {job.id} ({job.worker}) snoozed {_MOST_SNOOZES} times in one drain; "
                     "drain with with_scheduled=False to leave it waiting"
                 )
+
+
+class _Lineage:
+    """Which jobs were stored while which job ran, as far as the order of their ids tells."""
+
+    def __init__(self) -> None:
+        self._newest: list[int] = []
+        self._later: list[int] = []
+
+    def later(self, job: Job) -> int:
+        """How many jobs, of which each has stored the next, were not due; with this one."""
+        place = bisect_left(self._newest, job.id or 0)
+        before = self._later[place] if place < len(self._later) else 0
+
+        return before + (job.scheduled_at is not None and job.scheduled_at > clock.utc_now())
+
+    def stored(self, before: int, after: int, later: int) -> None:
+        """Note that those with ids above the one, up to the other, come of such a job."""
+        for newest, count in ((before, 0), (after, later)):
+            if newest > (self._newest[-1] if self._newest else -1):
+                self._newest.append(newest)
+                self._later.append(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +366,21 @@ class _Supply:
     until: datetime | None
     shuffler: Random | None
 
-    def again_and_again(self, passed: set[int]) -> Iterator[int]:
+    def again_and_again(self, drain: _Drain) -> Iterator[int]:
         """The next job, for as long as there is one but for those that were passed over."""
-        while found := self._found(passed, 1 if self.shuffler is None else drains.EVERYTHING):
-            yield found[0]
+        # Not one by one: in a transaction that goes on, each listing reads all that ran before.
+        while found := self._found(
+            drain.passed, _BATCH if self.shuffler is None else drains.EVERYTHING
+        ):
+            for place, job_id in enumerate(found):
+                yield job_id
+
+                # A job may have changed those that were listed; the first one is as it was listed.
+                if drain.missed == job_id and place == 0:
+                    drain.passed.add(job_id)
+
+                if drain.disturbed:
+                    break
 
     def at_once(self) -> Iterator[int]:
         """The jobs that are there now, each once."""
@@ -249,10 +388,14 @@ class _Supply:
 
     def _found(self, passed: Iterable[int], most: int) -> list[int]:
         with self.db.session() as tx:
-            if self.early:
-                drains.hasten(tx, self.queues, self.until)
-
-            found = drains.ready(tx, self.queues, passed=passed, most=most)
+            found = drains.ready(
+                tx,
+                self.queues,
+                early=self.early,
+                until=self.until,
+                passed=passed,
+                most=most,
+            )
 
         if self.shuffler is not None:
             # What it makes of them must not depend on anything but the seed.

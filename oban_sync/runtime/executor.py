@@ -90,26 +90,28 @@ def perform(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Outcom
 
 def outcome_of(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Outcome:
     """As `perform`, where the job is known to be the current one."""
+    outcome: Outcome | None = None
+    raised: BaseException | None = None
+
     try:
         with host.entered(job) as stay:
             try:
-                return came_to(job, host)
+                outcome = came_to(job, host)
             except BaseException as error:
-                stay.error = error
+                stay.error = raised = error
                 outcome = failed(job, error)
-
-                if keep_error:
-                    outcome.error = error
-
-                return outcome
     except BaseException as error:
-        # What is around it could not be entered.
-        outcome = failed(job, error)
+        raised = error
 
-        if keep_error:
-            outcome.error = error
+        # Else it was left, by a Ctrl-C, and what it came to stands.
+        if outcome is None:
+            # What is around it could not be entered.
+            outcome = failed(job, error)
 
-        return outcome
+    if keep_error and raised is not None:
+        outcome.error = raised
+
+    return outcome
 
 
 @overload

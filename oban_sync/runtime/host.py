@@ -12,6 +12,8 @@ from typing import Any
 from oban_sync.core.carrying import NOTHING, Carriers
 from oban_sync.core.errors import JobDecodeError
 from oban_sync.core.job import Job
+from oban_sync.engine.session import Db
+from oban_sync.runtime.progress import Report
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -43,12 +45,23 @@ class Host:
         """The Oban that `transaction` is a method of: whose enqueues belong to such a run."""
         return getattr(self.transaction, "__self__", None)
 
+    @property
+    def db(self) -> Db | None:
+        """Where that Oban has its tables, as the calling thread sees them; None without one."""
+        return getattr(self.desk, "db", None)
+
+    def report_of(self, job: Job) -> Report:
+        """What the progress of a job is told to that runs in here."""
+        return Report(job, lambda: self.db)
+
     def entered(self, job: Job) -> Stay:
         """What a run happens in; to be entered on its thread.
 
-        Entering raises what the application raises. Leaving raises nothing of it: the run is over,
-        and what it came to stands.
+        Entering raises what the application raises. Leaving raises nothing of it but a
+        KeyboardInterrupt: the run is over, and what it came to stands.
         """
+        job.reporting(self.report_of)
+
         return Stay(self, job)
 
 
@@ -102,10 +115,16 @@ class Stay:
                 error,
                 error.__traceback__ if error is not None else None,
             )
-        except Exception as trouble:
+        except BaseException as trouble:
             # The run's own error comes back here from a context manager that lets it pass.
-            if trouble is not error:
-                log.exception("what is around %r failed after the run", self._job)
+            if trouble is error:
+                return
+
+            log.exception("what is around %r failed after the run", self._job)
+
+            # For whoever runs jobs on the thread that a Ctrl-C comes to.
+            if isinstance(trouble, KeyboardInterrupt):
+                raise
 
 
 def _carried(job: Job) -> dict[str, object]:

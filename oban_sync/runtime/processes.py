@@ -11,9 +11,10 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
 from oban_sync.core import registry
+from oban_sync.core.carrying import with_kept
 from oban_sync.core.config import QueueConfig
 from oban_sync.core.errors import (
     JobCrashedError,
@@ -249,8 +250,7 @@ def _cancelled(job: Job) -> Outcome:
 
 def _crashed(job: Job, child: Child) -> Outcome:
     """What a job comes to whose child ended under it: the third time it is given up."""
-    kept = _kept_with(job)
-    before = kept.get("crashes")
+    before = _crashes_of(job)
     crashes = (before if type(before) is int and 0 < before < MOST_CRASHES else 0) + 1
     error = JobCrashedError(f"the process that ran the job {how_it_ended(child)}")
     text = describe(error)
@@ -266,16 +266,13 @@ def _crashed(job: Job, child: Child) -> Outcome:
     else:
         outcome = failed(job, error, text)
 
-    # Meta is merged by its outermost keys only.
-    outcome.meta = {**(outcome.meta or {}), KEPT: {**kept, "crashes": crashes}}
+    outcome.meta = with_kept(outcome.meta or {}, KEPT, crashes=crashes)
 
     return outcome
 
 
-def _kept_with(job: Job) -> dict[str, Any]:
+def _crashes_of(job: Job) -> object:
     try:
-        kept = job.meta.get(KEPT)
+        return job.kept("crashes")
     except JobDecodeError:
-        return {}
-
-    return kept if isinstance(kept, dict) else {}
+        return None

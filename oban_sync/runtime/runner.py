@@ -153,7 +153,7 @@ def _attempted(host: Host, run: Run) -> Outcome:
 
     with host.entered(job) as stay:
         try:
-            return came_to(job, host, judge=partial(_judged, run), told=run.settle)
+            outcome = came_to(job, host, judge=partial(_judged, run), told=run.settle)
         except BaseException as error:
             stay.error = error
 
@@ -161,7 +161,13 @@ def _attempted(host: Host, run: Run) -> Outcome:
                 outcome = failed(job, error)
 
             # Also when it was the backoff, or the policy, that took too long.
-            return overrun(job, run.bound, describe(error)) if run.expired else outcome
+            if run.expired:
+                outcome = overrun(job, run.bound, describe(error))
+
+        # What is around it may take its time now, and be interrupted.
+        run.settle(outcome)
+
+    return outcome
 
 
 def _judged(run: Run, outcome: Outcome) -> Outcome:

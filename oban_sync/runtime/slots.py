@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 
@@ -33,7 +34,8 @@ class Slots:
     Args:
         name: The queue's name, for the threads' names.
         limit: Most threads.
-        run: Called with each job on one of the threads.
+        run: Called with each job on one of the threads, each time in a context of its own: what a
+            job sets there, as its tenant, is not the next one's.
         on_return: Called on a retired thread whose job has returned.
     """
 
@@ -186,7 +188,7 @@ class Slots:
                 passed_on = True
 
             try:
-                self._run(job)
+                Context().run(self._run, job)
             except BaseException:
                 # Nothing gets here by design; and a slot lost for good would be worse.
                 log.exception("a slot failed while running %r", job)

@@ -53,7 +53,8 @@ class Run:
         thread: Its thread.
         expired: Its time is up, and it was asked to stop.
         lost: It was given up; what it comes to later is nobody's business.
-        settled: What it came to, where that is in its row already.
+        settled: What it came to, once nothing changes that any more: it is in its row, or the
+            job's own code has ended.
     """
 
     __slots__ = (
@@ -295,11 +296,15 @@ class Timekeeper(Loop):
 
     def _conclude(self, run: Run, stack: str) -> None:
         below = f"It did not stop, and its thread was given up here:\n{stack}"
-        outcome = self._decided(run, below) or overrun(
-            run.job,
-            run.bound,
-            f"{below}\nAnd its backoff or policy did not answer, so the default was used.",
-            plain=True,
+        outcome = (
+            run.settled
+            or self._decided(run, below)
+            or overrun(
+                run.job,
+                run.bound,
+                f"{below}\nAnd its backoff or policy did not answer, so the default was used.",
+                plain=True,
+            )
         )
         token = CURRENT.set(run.job)
 

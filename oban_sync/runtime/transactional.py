@@ -36,6 +36,13 @@ SETTLE_PERIOD = 10.0
 #: Seconds between looks for that, and between tries for a connection.
 PAUSE = 0.1
 
+_NOT_FOUND = (
+    "its outcome was not taken, though the job is this run's still, and nothing of its work stays: "
+    "the transaction does not see the job as it is. Either it is one in another database than the "
+    "Oban's (see session= of the Oban and transactional= of the worker), or the job changed or "
+    "deleted its own row in it"
+)
+
 
 class _Undo(Exception):  # noqa: N818 - it is no error, it only ends the transaction
     """The work is not to stay."""
@@ -108,6 +115,9 @@ class _Run:
             return outcome
 
         if outcome is not None and self._refused:
+            if self._is_ours_still():
+                raise JobError(_NOT_FOUND)
+
             outcome.written = False
 
             return outcome
@@ -156,6 +166,20 @@ class _Run:
             raise _Undo
 
         self._wrote = True
+
+    def _is_ours_still(self) -> bool:
+        """Whether a job whose outcome was refused has not gone to anybody else.
+
+        Looked up by the connection of the Oban, which may see what the application's does not.
+        Where there is none, it is taken to be: whoever writes the failure finds the fence.
+        """
+        # It was handed back, maybe by a stop that has closed the connections since.
+        if self._job.is_disowned:
+            return False
+
+        db, owner = self._host.db, self._owner
+
+        return db is None or bool(owner and ack.still_ours(db, [self._job], owner=owner))
 
     def _was_committed(self, error: BaseException) -> bool:
         """Whether a commit was done that ended in an error; waits until that can be told.

@@ -8,7 +8,7 @@ from math import ceil
 from threading import Event
 from typing import Any
 
-from oban_sync.control.jobs import MOST_LISTED
+from oban_sync.control.jobs import MOST_ID, MOST_LISTED
 from oban_sync.core import modes
 from oban_sync.core.checks import check_seconds, check_whole
 from oban_sync.core.errors import ConfigError
@@ -177,7 +177,10 @@ def _assured(
     desk: Oban, wanted: Wanted, state: States, since: int, count: int | None, timeout: float
 ) -> list[Job]:
     __tracebackhide__ = True
-    least = 1 if count is None else check_whole("count", count, 1, MOST_LISTED)
+    if count == 0:
+        raise ConfigError("count", "0 of them is what refute_enqueued is for")
+
+    least = 1 if count is None else check_whole("count", count, 1, MOST_ID)
 
     found = _awaited(
         lambda: _matching(desk, wanted, state, since), lambda jobs: len(jobs) >= least, timeout
@@ -197,6 +200,9 @@ def _assured(
     # As after a drain that the test did not think of.
     if elsewhere := _matching(desk, wanted, "any", since):
         said += f"Of another state there is:\n{listed(elsewhere[:MOST_SHOWN])}\n\n"
+
+    if elsewhere and not others:
+        raise AssertionError(f"{said}There are no others.")
 
     raise AssertionError(said + told(others, wanted))
 
@@ -233,13 +239,29 @@ def _matching(desk: Oban, wanted: Wanted, state: States, since: int = 0) -> list
 
 
 def _jobs(desk: Oban, state: States, since: int, **filters: Any) -> list[Job]:
+    if not isinstance(state, str) and state is not None:
+        state = list(state)
+
+        # It would be true of no job, whatever there is.
+        if not state:
+            raise ConfigError("state", "the list is empty; give a state, several, or 'any'")
+
     if state is None:
         state = "any" if desk.testing == modes.INLINE else [one.value for one in WAITING]
 
     states = None if state == "any" else state
-    jobs = desk.list_jobs(state=states, limit=MOST_LISTED, **filters)
+    jobs: list[Job] = []
 
-    return [job for job in jobs if (job.id or 0) > since]
+    while page := desk.list_jobs(
+        state=states, limit=MOST_LISTED, before_id=jobs[-1] if jobs else None, **filters
+    ):
+        jobs += [job for job in page if (job.id or 0) > since]
+
+        # The newest come first, so there is nothing to be had from a page that reached further.
+        if len(page) < MOST_LISTED or jobs[-1:] != page[-1:]:
+            break
+
+    return jobs
 
 
 def _newest(desk: Oban) -> int:

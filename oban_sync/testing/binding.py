@@ -62,7 +62,8 @@ def bound(oban: Any, conn: Any) -> Iterator[Oban]:
         The Oban.
 
     Raises:
-        ConfigError: It is no connection, or is in no transaction and would commit every statement.
+        ConfigError: It is no connection, or is in no transaction and would commit every statement,
+            or in one that has failed.
         DatabaseUnavailableError: PostgreSQL could not be reached.
 
     Example:
@@ -72,6 +73,13 @@ def bound(oban: Any, conn: Any) -> Iterator[Oban]:
     """
     oban = oban_of(oban)
     callers.check(conn)
+
+    if savepoints.is_failed(conn):
+        raise ConfigError(
+            "conn",
+            f"a statement has failed in the transaction of {shown(conn)}, and PostgreSQL runs none "
+            "in it until it is rolled back",
+        )
 
     if not savepoints.begun(conn):
         raise ConfigError(

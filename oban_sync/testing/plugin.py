@@ -1,6 +1,6 @@
 """The pytest plugin: fixtures for tests of applications that enqueue jobs.
 
-What takes time to import is imported by those who use it.
+For it pytest imports oban_sync, with psycopg. Flask and SQLAlchemy are left to those who use them.
 """
 
 from __future__ import annotations

@@ -9,9 +9,7 @@ from typing import Any
 from oban_sync.core import instances
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.testing.binding import bound, oban_of
-
-#: Sessions that join a transaction then commit and roll back savepoints of their own in it.
-_JOINING = "create_savepoint"
+from oban_sync.testing.joining import JOINING, joined
 
 
 @contextmanager
@@ -23,7 +21,7 @@ def rolled_back(db: Any, *, app: Any = None, oban: Any = None) -> Iterator[Any]:
 
     Args:
         db: The ``db`` of Flask-SQLAlchemy, with all its binds; or a sessionmaker, or a
-            scoped_session, that is bound to an engine.
+            scoped_session, that is bound to an engine, or to several.
         app: The Flask application, where none is at work; with Flask-SQLAlchemy only.
         oban: The Oban, a FlaskOban, or a name; by default that of the application, or of the name
             "Oban". Without any, only the sessions take part. It goes through the connection of the
@@ -33,7 +31,8 @@ def rolled_back(db: Any, *, app: Any = None, oban: Any = None) -> Iterator[Any]:
         The SQLAlchemy connection.
 
     Raises:
-        ConfigError: It is none of these, or no application is at work and none was given.
+        ConfigError: It is none of these, or is rolled back by another block already; or no
+            application is at work and none was given.
 
     Example:
         >>> with testing.rolled_back(db, app=app):
@@ -112,33 +111,31 @@ def _joined_flask(stack: ExitStack, db: Any) -> Any:
 
 
 def _joined_maker(stack: ExitStack, db: Any) -> Any:
-    engine = _maker(db).kw.get("bind")
+    options = _maker(db).kw
+    binds = [options.get("bind"), *(options.get("binds") or {}).values()]
+    engines = {bind: None for bind in binds if callable(getattr(bind, "connect", None))}
 
-    if not callable(getattr(engine, "connect", None)):
+    if not engines:
         raise ConfigError("db", f"{shown(db)} is bound to no engine; give sessionmaker(engine)")
 
-    conn = _begun(stack, engine)
-    _join(stack, db, {engine: conn})
+    found = {engine: _begun(stack, engine) for engine in engines}
+    _join(stack, db, found)
 
-    return conn
+    return next(iter(found.values()))
 
 
 def _join(stack: ExitStack, db: Any, conns: dict[Any, Any]) -> None:
     """Let sessions use connections in place of engines."""
+    maker = _maker(db)
+    kind, options = maker.class_, dict(maker.kw)
+    found = joined(kind, conns)
+
     if hasattr(db, "registry"):
         _forget_session(stack, db)
 
-    maker = _maker(db)
-    kind, options = maker.class_, dict(maker.kw)
-
-    def get_bind(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bind = kind.get_bind(self, *args, **kwargs)
-
-        return conns.get(bind, bind)
-
     # The engines stay where they are, for whoever watches or disposes of them.
-    maker.class_ = type(kind.__name__, (kind,), {"get_bind": get_bind})
-    maker.kw["join_transaction_mode"] = _JOINING
+    maker.class_ = found
+    maker.kw["join_transaction_mode"] = JOINING
 
     def restore() -> None:
         maker.class_ = kind

@@ -167,7 +167,9 @@ def _host(found: registry.Registration, oban: Any, conn: Any) -> Iterator[Host]:
 
         return
 
-    with callers.bound(desk, conn, wholly=True) if conn is not None else nullcontext():
+    here = callers.bound(desk, conn, wholly=True) if conn is not None else nullcontext()
+
+    with here, desk.db.apart():
         yield desk.host
 
 

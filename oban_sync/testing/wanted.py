@@ -135,8 +135,7 @@ def _distance(differences: list[Difference]) -> int:
 
 def _partly(path: str, is_so: object, wanted: object) -> Iterator[Difference]:
     if not (isinstance(wanted, dict) and isinstance(is_so, dict)):
-        # In Python 1 and True are the same; in JSON they are not.
-        if is_so != wanted or isinstance(is_so, bool) is not isinstance(wanted, bool):
+        if not _same(is_so, wanted):
             yield path, is_so, wanted
 
         return
@@ -146,6 +145,17 @@ def _partly(path: str, is_so: object, wanted: object) -> Iterator[Difference]:
             yield from _partly(f"{path}.{key}", is_so[key], value)
         else:
             yield f"{path}.{key}", _MISSING, value
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether they are the same in JSON, where 1 and true are not, as they are in Python."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+
+    return one == other and isinstance(one, bool) is isinstance(other, bool)
 
 
 def _when(job: Job) -> datetime:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 import pytest
@@ -50,6 +52,33 @@ class Deleting:
 class Interrupted:
     def process(self, job):
         raise KeyboardInterrupt
+
+
+@worker(queue="alpha")
+class Urging:
+    def process(self, job):
+        Echo.enqueue({"n": "urgent"}, priority=0)
+
+
+@worker(queue="alpha")
+class Cancelling:
+    def process(self, job):
+        Oban.get_instance().cancel_job(job.args["id"])
+
+
+@worker(queue="alpha")
+class Hourly:
+    def process(self, job):
+        RAN.append(("hourly", len(RAN)))
+
+        if len(RAN) < job.args.get("times", 100):
+            Hourly.enqueue(job.args, schedule_in=job.args.get("every", 3600))
+
+
+@worker(queue="alpha", max_attempts=2)
+class Ending:
+    def process(self, job):
+        raise {"Outcome": Outcome, "SystemExit": SystemExit}[job.args["by"]]
 
 
 @pytest.fixture(autouse=True)
@@ -217,8 +246,47 @@ def test_a_job_that_somebody_holds_is_passed_over(oban, conn, factory):
 def test_a_job_that_was_deleted_while_it_ran_is_fenced(oban, probe):
     Deleting.enqueue()
 
-    assert oban.drain_queue("alpha") == counts(completed=1)
+    # Nowhere does it stand that it was completed.
+    assert oban.drain_queue("alpha") == counts()
     assert probe.next("oban.job.fenced")["state"] == "completed"
+
+
+def test_runs_that_count_in_no_state_are_runs_all_the_same(oban, factory):
+    for _ in range(3):
+        Deleting.enqueue()
+
+    assert oban.drain_queue("alpha", with_limit=2) == counts()
+    assert factory.count(queue="alpha") == 1
+
+
+def test_a_job_s_context_is_a_copy_of_the_callers(oban):
+    variable = ContextVar("variable", default="nothing")
+    seen = []
+
+    @worker(queue="alpha", name="tests.drained.Setting")
+    class Setting:
+        def process(self, job):
+            seen.append(variable.get())
+            variable.set("the job's")
+
+    with varied(variable, "the caller's"):
+        Setting.enqueue()
+        Setting.enqueue()
+        oban.drain_queue("alpha")
+
+        assert variable.get() == "the caller's"
+
+    assert seen == ["the caller's"] * 2
+
+
+@contextmanager
+def varied(variable, value):
+    token = variable.set(value)
+
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +302,78 @@ def test_a_job_that_was_deleted_while_it_ran_is_fenced(oban, probe):
 def test_what_is_no_wish_is_refused(oban, options, message):
     with pytest.raises(ConfigError, match=message):
         oban.drain_queue(**options)
+
+
+@pytest.mark.parametrize("recursion", [True, False])
+def test_scheduled_jobs_that_are_not_reached_stay_scheduled(oban, factory, recursion):
+    enqueued("now")
+    [later] = enqueued("later", schedule_in=3600)
+
+    assert oban.drain_queue("alpha", with_limit=1, with_recursion=recursion)["completed"] == 1
+    assert factory.states(later.id) == ["scheduled"]
+
+    Failing.enqueue()
+
+    with pytest.raises(ValueError, match="failed"):
+        oban.drain_queue("alpha", with_recursion=recursion)
+
+    assert factory.states(later.id) == ["scheduled"]
+
+
+def test_a_job_that_jumps_the_queue_is_run_next(oban):
+    enqueued("first", "last", priority=5)
+    Urging.enqueue(priority=4)
+
+    assert oban.drain_queue("alpha") == counts(completed=4)
+    assert ran() == ["urgent", "first", "last"]
+
+
+def test_one_that_another_job_has_cancelled_is_not_run(oban, factory):
+    victim = Echo.enqueue({"n": "victim"}, priority=2)
+    Echo.enqueue({"n": "after"}, priority=3)
+    Cancelling.enqueue({"id": victim.id}, priority=1)
+
+    assert oban.drain_queue("alpha") == counts(completed=2)
+    assert ran() == ["after"]
+    assert factory.states(victim.id) == ["cancelled"]
+
+
+def test_jobs_that_enqueue_one_another_for_later_without_an_end_are_told(oban, monkeypatch):
+    monkeypatch.setattr("oban_sync.runtime.drainer._MOST_LATER", 5)
+    enqueued(*range(10), schedule_in=60)
+
+    # However many are stored: only a chain of them has no end.
+    assert oban.drain_queue("alpha") == counts(completed=10)
+
+    Hourly.enqueue()
+
+    with pytest.raises(ObanError, match=r"Hourly.*last of 5 .*with_scheduled=False"):
+        oban.drain_queue("alpha")
+
+    assert len(RAN) == 16
+
+
+def test_jobs_that_are_due_may_follow_one_another_for_as_long_as_they_like(oban, monkeypatch):
+    monkeypatch.setattr("oban_sync.runtime.drainer._MOST_LATER", 5)
+    Hourly.enqueue({"every": 0, "times": 20})
+
+    assert oban.drain_queue("alpha") == counts(completed=20)
+
+
+class Outcome(BaseException):
+    """As pytest ends a test that failed, or is skipped."""
+
+
+def test_what_is_no_exception_is_raised_with_safety_too(oban, factory):
+    job = Ending.enqueue({"by": "Outcome"})
+
+    with pytest.raises(Outcome):
+        oban.drain_queue("alpha", with_safety=True)
+
+    assert factory.states(job.id) == ["retryable"]
+
+
+def test_an_exit_is_a_failure(oban):
+    Ending.enqueue({"by": "SystemExit"}, max_attempts=1)
+
+    assert oban.drain_queue("alpha", with_safety=True) == counts(discarded=1)

@@ -644,7 +644,7 @@ def test_a_crash_is_recorded_and_spends_the_attempt(make_runner, args, words):
     assert outcome.schedule_in >= 15
     assert words in outcome.error_text
     assert outcome.error_type == "JobCrashedError"
-    assert outcome.meta == {KEPT: {"x": 1, "crashes": 1}}
+    assert outcome.meta == {KEPT: {"crashes": 1}}
     assert runner.run(taken("report")).state is JobState.COMPLETED
 
 

@@ -7,10 +7,12 @@ import logging
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Event
+from uuid import uuid4
 
 import psycopg
 import psycopg2
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import PoolTimeout
 
 from oban_sync import (
@@ -21,6 +23,7 @@ from oban_sync import (
     Snooze,
     current_job,
     job,
+    schema,
     worker,
 )
 from oban_sync.core.job import Job
@@ -303,6 +306,77 @@ def test_the_work_is_undone_of_a_job_that_was_handed_back(make_oban, enqueue, ef
     assert effects.notes == []
 
 
+@pytest.fixture
+def another_database(dsn, prefix):
+    """One that has tables of an Oban too."""
+    name = f"oban_other_{uuid4().hex[:12]}"
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}")
+        other = make_conninfo(dsn, dbname=name)
+        schema.install(other, prefix=prefix)
+
+        with psycopg.connect(other, autocommit=True) as there:
+            there.execute("CREATE TABLE effects (note text)")
+
+        yield other
+
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@WAYS
+def test_a_job_whose_transaction_is_in_another_database_fails_and_says_so(
+    perform, commits, another_database, threads, probe
+):
+    def work(given):
+        given.execute("INSERT INTO effects VALUES ('there')")
+
+    cls = commits(lambda: psycopg.connect(another_database), work)
+    done = perform(cls.enqueue, threads=threads)
+
+    assert done.state == "retryable"
+    assert "one in another database than the Oban's" in told(done)
+    assert probe.next("oban.job.exception")["state"] == "retryable"
+
+    with psycopg.connect(another_database) as there:
+        assert there.execute("SELECT note FROM effects").fetchall() == []
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "change",
+    ["DELETE FROM oban_jobs", "UPDATE oban_jobs SET state = 'completed', completed_at = now()"],
+    ids=["deletes", "updates"],
+)
+def test_a_job_that_changes_its_own_row_in_its_transaction_fails_and_says_so(
+    perform, enqueue, effects, prefix, change, threads
+):
+    def work(job, given):
+        effects.write(given, "lost")
+        given.execute(change.replace("oban_jobs", f'"{prefix}".oban_jobs'))
+
+    done = perform(lambda: enqueue(work), threads=threads)
+
+    assert done.state == "retryable"
+    assert "the job changed or deleted its own row" in told(done)
+    assert effects.notes == []
+
+
+def test_a_drained_job_that_is_somebody_elses_by_then_counts_nowhere(
+    make_oban, enqueue, effects, conn
+):
+    def work(job, given):
+        effects.write(given, "ours")
+        conn.execute("UPDATE oban_jobs SET attempted_by = '{other,other}'")
+
+    oban = make_oban()
+    stored = enqueue(work)
+
+    assert set(oban.drain_queue("alpha").values()) == {0}
+    assert oban.get_job(stored).state == "executing"
+    assert effects.notes == []
+
+
 # What the job may do with what it is given
 
 
@@ -326,6 +400,147 @@ def test_a_statement_that_commits_is_noticed(perform, enqueue, effects):
 
     assert done.state == "retryable"
     assert "a transactional worker does not commit" in told(done)
+
+
+def commit_by_sql(conn):
+    conn.cursor().execute("COMMIT")
+
+
+def commit_and_go_on(conn):
+    conn.cursor().execute("COMMIT AND CHAIN")
+
+
+def commit_by_hand(conn):
+    conn.commit()
+
+
+@WAYS
+@pytest.mark.parametrize("fails", [False, True], ids=["good", "bad"])
+@pytest.mark.parametrize(
+    ("driver", "end"),
+    [
+        (psycopg, commit_by_sql),
+        (psycopg, commit_and_go_on),
+        (psycopg2, commit_by_sql),
+        (psycopg2, commit_by_hand),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_transaction_that_was_ended_below_is_noticed(
+    perform, commits, effects, dsn, prefix, driver, end, fails, threads
+):
+    insert = f'INSERT INTO "{prefix}".effects VALUES (1, %s)'
+
+    def work(given):
+        given.cursor().execute(insert, ["before"])
+        end(given)
+        given.cursor().execute(insert, ["after"])
+
+        if fails:
+            raise ValueError("declined")
+
+    done = perform(commits(lambda: closing_in(driver, dsn), work).enqueue, threads=threads)
+
+    assert done.state == "retryable"
+    # What was committed stays; there is no way to get it back. psycopg2 does not see the statement
+    # either, and begins no other transaction: what follows is committed at once.
+    by_itself = (driver, end) == (psycopg2, commit_by_sql)
+    assert effects.notes == (["after", "before"] if by_itself else ["before"])
+    assert ("the job ended the transaction" if not fails else "declined") in told(done)
+
+
+@contextmanager
+def closing_in(driver, dsn):
+    conn = driver.connect(dsn)
+
+    try:
+        yield conn
+        conn.commit()
+    finally:
+        conn.close()
+
+
+# A stream that is not read to its end keeps the connection
+
+
+def begin_to_read(conn):
+    rows = conn.cursor().stream("SELECT generate_series(1, 100000)")
+    next(rows)
+
+    return rows
+
+
+@WAYS
+@TIMED
+@pytest.mark.timeout(60)
+def test_a_job_that_raises_in_the_middle_of_a_stream_is_undone(
+    perform, enqueue, effects, timeout, threads
+):
+    def work(job, conn):
+        effects.write(conn, "lost")
+        rows = begin_to_read(conn)
+
+        try:
+            raise KeyError(next(rows))
+        except KeyError as error:
+            raise ValueError("in the middle") from error
+
+    done = perform(lambda: enqueue(work, timeout=timeout), threads=threads)
+
+    assert done.state == "retryable"
+    assert "ValueError: in the middle" in told(done)
+    assert "its connection was closed" not in told(done)
+    assert effects.notes == []
+
+
+@WAYS
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fails", [False, True], ids=["good", "bad"])
+def test_a_stream_that_is_kept_fails_the_job_and_nothing_waits_for_it(
+    perform, enqueue, effects, fails, threads
+):
+    kept = []
+
+    def work(job, conn):
+        effects.write(conn, "lost")
+        kept.append(begin_to_read(conn))
+
+        if fails:
+            raise ValueError("in the middle")
+
+    done = perform(lambda: enqueue(work), threads=threads)
+
+    assert done.state == "retryable"
+    assert "a stream() was not read to its end" in told(done)
+    assert ("ValueError" in told(done)) == fails
+    assert effects.notes == []
+    kept.pop().close()
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_nobody_kept_has_had_its_query_cancelled(perform, enqueue, effects):
+    def work(job, conn):
+        effects.write(conn, "lost")
+        begin_to_read(conn)
+
+    done = perform(lambda: enqueue(work))
+
+    # By psycopg, when it was closed; and after an error PostgreSQL takes nothing more.
+    assert done.state == "retryable"
+    assert "InFailedSqlTransaction" in told(done)
+    assert effects.notes == []
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_is_read_to_its_end_is_like_any_other_query(perform, enqueue, effects):
+    def work(job, conn):
+        rows = conn.cursor().stream("SELECT generate_series(1, 3)")
+
+        for note in [str(row[0]) for row in rows]:
+            effects.write(conn, note)
+
+    assert perform(lambda: enqueue(work)).state == "completed"
+    assert effects.notes == ["1", "2", "3"]
 
 
 def test_an_error_of_postgresql_that_was_swallowed_fails_the_job_with_advice(

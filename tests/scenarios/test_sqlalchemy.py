@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Engine, ForeignKey, Text, select
+from sqlalchemy import BigInteger, Engine, ForeignKey, Text, select, text
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -18,7 +18,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from oban_sync import Oban, Record, Snooze, job, worker
+from oban_sync import JobError, Oban, Record, Snooze, job, worker
 from tests.support.peer_callers import engine_for
 from tests.support.probe import Gate, eventually
 
@@ -362,6 +362,90 @@ def test_a_job_cannot_end_the_session_s_transaction_and_go_on(performed, emails,
     assert done.state == "retryable"
     assert "a transactional worker does not commit" in told(done)
     assert emails() == []
+
+
+def test_a_job_cannot_commit_the_connection_of_its_session(performed, emails):
+    def work(session):
+        session.add(User(email="half@example.com"))
+        session.flush()
+        session.connection().commit()
+
+    done = performed(work)
+
+    assert done.state == "retryable"
+    assert "JobError: commit() was called" in told(done)
+    assert emails() == []
+
+
+BELOW = {
+    "by SQL": lambda session: session.execute(text("COMMIT")),
+    "by the driver": lambda session: session.connection().connection.commit(),
+    "by the connection's transaction": lambda session: (
+        session.connection().get_transaction().commit()
+    ),
+}
+
+
+@pytest.mark.parametrize("way_below", BELOW)
+def test_a_commit_below_the_session_is_noticed(performed, emails, way_below):
+    def work(session):
+        session.add(User(email="half@example.com"))
+        session.flush()
+        BELOW[way_below](session)
+
+        if way_below != "by the connection's transaction":
+            session.add(User(email="whole@example.com"))
+
+    done = performed(work)
+
+    assert done.state == "retryable"
+    assert "the job ended the transaction that it was given" in told(done)
+    # psycopg2 does not see it either, and begins no other one: what follows is committed at once.
+    assert emails() in (["half@example.com"], ["half@example.com", "whole@example.com"])
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda conn: conn.exec_driver_sql("commit"), lambda conn: conn.connection.commit()],
+    ids=["by SQL", "by the driver"],
+)
+def test_a_commit_below_a_connection_is_noticed(engine, make_oban, emails, end):
+    @job(queue="alpha", name="tests.sqlalchemy.core-below", transactional=engine.begin)
+    def run(conn):
+        conn.execute(User.__table__.insert().values(email="half@example.com"))
+        end(conn)
+        conn.execute(User.__table__.insert().values(email="whole@example.com"))
+
+    oban = make_oban()
+    stored = run.enqueue()
+    oban.drain_queue("alpha", with_safety=True, with_recursion=False)
+    done = oban.get_job(stored)
+
+    assert done.state == "retryable"
+    assert "the job ended the transaction that it was given" in told(done)
+    # psycopg2 does not see it either, and begins no other one: what follows is committed at once.
+    assert emails() in (["half@example.com"], ["half@example.com", "whole@example.com"])
+
+
+def test_an_inline_job_within_a_transactional_one_leaves_it_as_it_was(engine, make_oban, emails):
+    sessions = sessionmaker(engine)
+    make_oban(testing="inline", session=sessions)
+
+    @job(queue="alpha", name="tests.sqlalchemy.inner", transactional=True)
+    def inner(session):
+        session.add(User(email="inner@example.com"))
+
+    @job(queue="alpha", name="tests.sqlalchemy.outer", transactional=True)
+    def outer(session):
+        session.add(User(email="outer@example.com"))
+        inner.enqueue()
+
+        with pytest.raises(JobError, match="commit"):
+            session.commit()
+
+    outer.enqueue()
+
+    assert emails() == ["outer@example.com", "inner@example.com"]
 
 
 def test_a_snooze_commits_what_was_done_up_to_it(performed, emails):

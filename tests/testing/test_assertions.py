@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from oban_sync import ConfigError, InvalidJobError
+from oban_sync import ConfigError, InvalidJobError, testing
 from oban_sync.testing import (
     all_enqueued,
     assert_enqueued,
@@ -221,6 +221,7 @@ def test_jobs_that_ran_are_told_of_when_one_is_wanted_that_waits(oban):
     text = message_of(worker=Mailer)
 
     assert f"Of another state there is:\n    job {job.id}: kit.Mailer, completed" in text
+    assert text.endswith("There are no others.")
 
 
 def test_refuting_lists_those_there_are(oban):
@@ -290,3 +291,43 @@ def test_the_oban_can_be_given(oban, make_oban, factory):
     assert assert_enqueued(worker=Mailer, oban=oban).id == job.id
     assert all_enqueued(oban="Other")[0].id == job.id
     assert issubclass(InvalidJobError, ConfigError)
+
+
+def test_all_pages_are_looked_through(oban, monkeypatch):
+    Mailer.enqueue({"to": "first"})
+    monkeypatch.setattr("oban_sync.testing.assertions.MOST_LISTED", 2)
+    Mailer.enqueue({"to": "second"})
+
+    with testing.assert_enqueued_during(count=5):
+        oban.enqueue_many(Mailer.new({"to": number}) for number in range(5))
+
+    assert testing.assert_enqueued(args={"to": "first"}).id
+    assert [job.args["to"] for job in testing.all_enqueued()] == [4, 3, 2, 1, 0, "second", "first"]
+
+    with testing.refute_enqueued_during(worker=Failing):
+        Mailer.enqueue()
+
+    with pytest.raises(AssertionError, match="1 was"):
+        testing.refute_enqueued(args={"to": "first"})
+
+
+@pytest.mark.parametrize(
+    ("look", "options", "message"),
+    [
+        (testing.refute_enqueued, {"state": []}, "state: the list is empty"),
+        (testing.all_enqueued, {"state": iter(())}, "state: the list is empty"),
+        (testing.assert_enqueued, {"count": 0}, "count: .*refute_enqueued"),
+    ],
+    ids=["refute", "all", "count"],
+)
+def test_what_would_be_true_of_no_job_is_refused(oban, look, options, message):
+    with pytest.raises(ConfigError, match=message):
+        look(worker=Mailer, **options)
+
+
+def test_within_lists_too_one_is_not_true(oban):
+    Mailer.enqueue({"flags": [1, {"on": 0}]})
+
+    testing.assert_enqueued(args={"flags": [1.0, {"on": 0}]})
+    testing.refute_enqueued(args={"flags": [True, {"on": False}]})
+    testing.refute_enqueued(args={"flags": [1, {"on": 0}, 2]})

@@ -325,3 +325,17 @@ def test_rates_need_the_driver_that_they_are_counted_by(kinds, oban):
         pytest.raises(ConfigError, match=r"need psycopg 3 below"),
     ):
         limit.consume()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transaction_that_has_failed_is_refused(oban, kind, kinds):
+    conn = kinds.open(kind)
+
+    with pytest.raises(Exception, match="division by zero"):
+        callers.ask(conn, "SELECT 1 / 0")
+
+    with (
+        pytest.raises(ConfigError, match="conn: a statement has failed .*until it is rolled back"),
+        testing.bound(oban, conn),
+    ):
+        pass

@@ -59,7 +59,7 @@ def test_every_way_to_run_a_statement_takes_it(oban, conn, prefix):
     tx = Tx(conn, prefix)
 
     with time_machine.travel(WHEN, tick=False), clock.virtual():
-        [row] = tx.wired("job_take", id=job.id, node="n", owner="o")
+        [row] = tx.wired("job_take", id=job.id, early=False, node="n", owner="o")
         run_on(conn, "job_cancel", prefix, ids=f"{{{job.id}}}", by=None, channel="none")
 
     assert clock.from_micros(row[11]) == WHEN

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 import time_machine
 
-from oban_sync import ConfigError, testing
-from tests.testing.workers import RAN, Answering, Exact, Failing, Mailer, Parent, add
+from oban_sync import ConfigError, ObanError, testing
+from oban_sync.engine import drains
+from tests.testing.workers import RAN, Answering, Chain, Exact, Failing, Mailer, Parent, add
 
 
 @pytest.fixture
@@ -186,3 +187,106 @@ def test_the_time_is_that_of_the_process(make_oban, mode):
         oban.drain_queue("mail")
 
     assert (job.inserted_at, oban.get_job(job).completed_at) == (when, when)
+
+
+class Written:
+    """Tests as an application would write them."""
+
+    def test_plain(self):
+        return Mailer.enqueue().state
+
+    @staticmethod
+    def test_static():
+        return Mailer.enqueue().state
+
+    @classmethod
+    def test_of_the_class(cls):
+        return cls, Mailer.enqueue().state
+
+    def helper(self):
+        return Mailer.enqueue().state
+
+
+def test_a_mode_decorates_the_tests_of_a_class(oban):
+    @testing.mode("inline")
+    class Decorated(Written):
+        """With inherited ones."""
+
+    assert Decorated().test_plain() == "completed"
+    assert Decorated.test_static() == "completed"
+    assert Decorated.test_of_the_class() == (Decorated, "completed")
+    assert Decorated().helper() == "available"
+    assert Written().test_plain() == "available"
+
+
+def generator():
+    yield
+
+
+async def coroutine():
+    """Would run after the mode."""
+
+
+async def both():
+    yield
+
+
+@pytest.mark.parametrize(
+    ("decorated", "message"),
+    [
+        (generator, "is a generator"),
+        (coroutine, "is asynchronous"),
+        (both, "is a generator"),
+        (type("Empty", (), {}), "without methods that begin with 'test'"),
+        (type("Generating", (), {"test_it": generator}), "is a generator"),
+        (7, "7 is neither a function nor a class"),
+    ],
+    ids=["generator", "coroutine", "both", "empty class", "class of one", "number"],
+)
+def test_a_mode_refuses_what_it_would_not_hold_in(decorated, message):
+    with pytest.raises(ConfigError, match=f"mode: .*{message}.*with testing.mode"):
+        testing.mode("inline")(decorated)
+
+
+def test_a_mode_may_be_entered_within_itself(oban):
+    inline = testing.mode("inline")
+
+    with inline, inline:
+        assert oban.testing == "inline"
+
+    assert oban.testing is None
+
+
+def test_disabled_leaves_the_clock_of_a_bound_oban(oban, kinds):
+    with (
+        testing.bound(oban, kinds.open("psycopg")),
+        time_machine.travel(datetime(2031, 5, 1, tzinfo=UTC)),
+        testing.mode("disabled"),
+    ):
+        assert Mailer.enqueue().inserted_at.year == 2031
+
+
+def test_inline_jobs_without_an_end_are_told(inline):
+    with pytest.raises(ObanError, match="40 jobs run inside of one another.*'manual'"):
+        Chain.enqueue({"left": 1_000})
+
+    RAN.clear()
+    Chain.enqueue({"left": 30})
+
+    assert list(range(30, 0, -1)) == RAN
+
+
+def test_inline_tells_of_a_node_that_was_faster(inline, monkeypatch):
+    take = drains.take
+
+    def too_late(tx, job_id, **options):
+        assert take(tx, job_id, **options) is not None
+
+        return take(tx, job_id, **options)
+
+    monkeypatch.setattr(drains, "take", too_late)
+
+    with pytest.raises(ObanError, match="was taken by a node before"):
+        Mailer.enqueue({"to": "ann"})
+
+    assert RAN == []

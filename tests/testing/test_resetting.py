@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from oban_sync import ConfigError, RateLimit
-from oban_sync.testing import reset_oban
+from oban_sync import ConfigError, ObanError, RateLimit
+from oban_sync.testing import mode, reset_oban
 from tests.testing.workers import Mailer
 
 
@@ -66,3 +66,29 @@ class _Only:
 
     def search(self, text):
         return self._pattern.search(text) if text == self._name else None
+
+
+def test_a_mode_says_nothing_of_the_database(oban, monkeypatch, factory):
+    Mailer.enqueue()
+    monkeypatch.setattr("oban_sync.engine.drains.database", lambda tx: "app")
+    monkeypatch.setattr("oban_sync.testing.resetting._TEST", _Only("app"))
+
+    with mode("manual"), pytest.raises(ConfigError, match="does not look like one for tests"):
+        reset_oban(oban)
+
+    assert factory.count() == 1
+
+
+def test_rows_that_somebody_holds_are_not_waited_for_without_an_end(oban, conn, monkeypatch):
+    job = Mailer.enqueue()
+    monkeypatch.setattr("oban_sync.testing.resetting._PATIENCE", 0.05)
+
+    with conn.transaction():
+        conn.execute("SELECT FROM oban_jobs WHERE id = %s FOR UPDATE", [job.id])
+
+        with pytest.raises(
+            ObanError, match=r"another transaction holds some for more than 0\.05 s"
+        ):
+            reset_oban(oban)
+
+    assert reset_oban(oban) == 1

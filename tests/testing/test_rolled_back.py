@@ -34,6 +34,29 @@ class Flaskish:
             db.session.commit()
 
 
+@worker(queue="mail", name="kit.InContext", max_attempts=2)
+class InContext:
+    """Works in the context that it finds, by its session."""
+
+    site = None
+
+    def process(self, job):
+        _, db = self.site
+        RAN.append(db.session())
+        db.session.rollback()
+        db.session.execute(text("INSERT INTO notes VALUES ('of the job')"))
+        db.session.execute(text("SELECT 1 / :number"), {"number": job.args["number"]})
+        db.session.commit()
+
+
+@worker(queue="mail", name="kit.Whose")
+class Whose:
+    """Tells whose session it finds."""
+
+    def process(self, job):
+        RAN.append(InContext.site[1].session())
+
+
 @pytest.fixture(params=DRIVERS)
 def site(request, dsn, prefix, notes):
     """An application as its author would write it."""
@@ -57,7 +80,14 @@ def site(request, dsn, prefix, notes):
 
         return ""
 
-    Flaskish.site = (app, db)
+    @app.post("/look")
+    def look():
+        names(db)
+        Mailer.enqueue({"to": "after a look"})
+
+        return ""
+
+    Flaskish.site = InContext.site = (app, db)
 
     return app, db
 
@@ -150,6 +180,66 @@ def test_jobs_work_by_sessions_of_their_own(site, oban, factory):
         assert oban.count_jobs()["retryable"] == 1
 
     assert RAN == ["of the job"]
+    assert factory.count() == 0
+
+
+def test_a_request_that_only_looks_does_not_take_its_jobs_along(site, prefix):
+    app, db = site
+    FlaskOban(app, prefix=prefix)
+
+    with testing.rolled_back(db, app=app):
+        app.test_client().post("/look")
+
+        testing.assert_enqueued(worker=Mailer, args={"to": "after a look"}, count=1)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["fails", "goes well"])
+def test_a_drained_job_leaves_the_session_of_the_test_alone(site, prefix, number):
+    app, db = site
+    FlaskOban(app, prefix=prefix)
+
+    with testing.rolled_back(db, app=app), app.app_context():
+        db.session.execute(text("INSERT INTO notes VALUES ('of the test')"))
+        db.session.commit()
+        InContext.enqueue({"number": number})
+
+        # Now its session is in a transaction, as after any look.
+        assert names(db) == ["of the test"]
+        assert sum(testing.drain_queue("mail", with_safety=True).values()) == 2 - number
+        assert db.session() not in RAN
+        assert names(db) == ["of the job"] * number + ["of the test"]
+
+        db.session.execute(text("INSERT INTO notes VALUES ('then')"))
+        db.session.commit()
+        testing.assert_enqueued(state=["completed", "discarded"], count=1)
+
+
+def test_an_inline_job_works_by_the_session_of_its_caller(site, prefix):
+    app, db = site
+    FlaskOban(app, prefix=prefix)
+
+    with testing.rolled_back(db, app=app), app.app_context(), testing.mode("inline"):
+        session = db.session()
+        InContext.enqueue({"number": 1})
+
+        assert [session] == RAN
+        assert names(db) == ["of the job"]
+
+
+def test_a_drained_job_works_by_the_session_that_its_oban_is_bound_to(site, prefix, factory):
+    app, db = site
+    oban = FlaskOban(app, prefix=prefix)
+
+    with app.app_context():
+        with testing.bound(oban.get(), db.session):
+            Whose.enqueue()
+
+            assert testing.drain_queue("mail")["completed"] == 1
+
+        assert [db.session()] == RAN
+
+        db.session.rollback()
+
     assert factory.count() == 0
 
 

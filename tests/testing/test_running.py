@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import psycopg
 import pytest
 
 from oban_sync import ConfigError, InvalidJobError, Record, Snooze, current_job, testing, worker
 from oban_sync.engine import callers
 from oban_sync.testing import perform_job, process_job
-from tests.testing.workers import RAN, Answering, Exact, Failing, Mailer, add
+from tests.testing.workers import RAN, Answering, BadSql, Exact, Failing, Mailer, add
 
 TENANT: ContextVar[str] = ContextVar("tenant")
 
@@ -132,3 +133,15 @@ def test_a_transactional_worker_works_by_what_is_given(kinds, oban, notes, conn)
 
     assert own.execute("SELECT text FROM notes").fetchall() == [("kept",)]
     assert conn.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+
+
+def test_an_sql_error_leaves_the_transaction_of_the_test_of_use(oban, kinds, notes):
+    conn = kinds.open("psycopg")
+
+    with testing.bound(oban, conn):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            testing.perform_job(BadSql)
+
+        assert conn.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+
+        testing.refute_enqueued()

@@ -72,3 +72,70 @@ def test_what_went_well_stays(kind):
 def test_begun_tells_whether_there_is_a_transaction(kind, conn):
     assert savepoints.begun(kind)
     assert not savepoints.begun(conn)
+
+
+def test_one_after_the_other_leaves_none_in_a_session(kinds):
+    session = kinds.open("session+psycopg")
+    callers.ask(session, INSERT)
+
+    # So many within one another could not be committed.
+    for _ in range(400):
+        with savepoints.apart(session):
+            pass
+
+    assert not session.in_nested_transaction()
+
+    session.commit()
+
+    assert count(session) == 1
+
+
+@pytest.mark.parametrize("name", ["psycopg", "psycopg2", "connection+psycopg"])
+def test_one_after_the_other_leaves_none_on_a_connection(name, kinds, monkeypatch):
+    conn, told = kinds.open(name), []
+    ask = callers.ask
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            callers, "ask", lambda conn, text, *args: told.append(text) or ask(conn, text)
+        )
+
+        with savepoints.apart(conn):
+            pass
+
+    with pytest.raises(Exception, match="does not exist"), savepoints.apart(conn):
+        ask(conn, told[0].replace("SAVEPOINT", "RELEASE SAVEPOINT"))
+
+
+def test_what_others_leave_open_in_it_stays_open(kinds):
+    conn = kinds.open("connection+psycopg")
+
+    with savepoints.apart(conn):
+        left_open = conn.begin_nested()
+        callers.ask(conn, INSERT)
+
+    left_open.rollback()
+
+    assert count(conn) == 0
+
+
+def test_what_others_ended_around_it_is_nothing_to_go_back_to(kinds):
+    conn = kinds.open("connection+psycopg")
+    around = conn.begin_nested()
+
+    with savepoints.apart(conn):
+        callers.ask(conn, INSERT)
+        around.commit()
+
+    assert count(conn) == 1
+
+
+def test_one_that_is_gone_by_other_means_harms_nothing(kinds):
+    conn = kinds.open("psycopg")
+    callers.ask(conn, "SAVEPOINT theirs")
+
+    with savepoints.apart(conn):
+        callers.ask(conn, INSERT)
+        callers.ask(conn, "RELEASE SAVEPOINT theirs")
+
+    assert count(conn) == 1

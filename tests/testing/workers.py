@@ -69,3 +69,14 @@ def add(a, b):
     RAN.append(current_job().attempt)
 
     return a + b
+
+
+@worker(queue="mail", name="kit.Chain", max_attempts=2)
+class Chain:
+    """Enqueues the next of its kind."""
+
+    def process(self, job):
+        RAN.append(left := job.args["left"])
+
+        if left > 1:
+            Chain.enqueue({"left": left - 1})
