@@ -261,7 +261,6 @@ class RequestContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add to a record; every one passes."""
         told = getattr(record, "job", None)
-
         job = told if isinstance(told, Job) else CURRENT.get(None)
         request_id = _kept_in(told).request_id if isinstance(told, Job) else _request_id()
         record.request_id = request_id or "-"
