@@ -249,9 +249,10 @@ class Job:
             NotRunningError: The job does not run here: it was only read.
 
         Example:
-            >>> for done, row in enumerate(rows, 1):
-            ...     load(row)
-            ...     job.report_progress(done, len(rows), note=row.name)
+            >>> @job(queue="imports")
+            ... def load(rows):
+            ...     for done, row in enumerate(rows, 1):
+            ...         current_job().report_progress(done, len(rows), note=row["name"])
         """
         if (report := self._report) is None:
             if (begin := getattr(self, "_begin_report", None)) is None:

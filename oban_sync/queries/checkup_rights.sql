@@ -34,8 +34,13 @@ lacking AS (
         AND link.deptype = 'a'
         AND link.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
         AND link.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-    JOIN pg_catalog.pg_class AS counter ON counter.oid = link.objid AND counter.relkind = 'S'
-    WHERE NOT pg_catalog.has_sequence_privilege(link.objid, 'USAGE')
+    JOIN pg_catalog.pg_class AS counter ON counter.oid = link.objid
+    -- In this order, which AND does not promise: asked of anything else, it is an error.
+    WHERE CASE
+        WHEN counter.relkind = 'S'
+            THEN NOT pg_catalog.has_sequence_privilege(link.objid, 'USAGE')
+        ELSE false
+    END
 )
 SELECT
     class.relname::text AS name,
