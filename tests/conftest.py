@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -148,8 +149,17 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.delenv(name)
 
     before = set(threading.enumerate())
+    root = logging.getLogger()
+    level, handlers = root.level, set(root.handlers)
 
     yield
+
+    # Commands that are run within the test's own process set up the log for good.
+    root.setLevel(level)
+
+    for handler in set(root.handlers) - handlers:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
 
     instances.clear()
     telemetry.log.detach()

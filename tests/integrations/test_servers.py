@@ -52,6 +52,13 @@ class Pretender:
         return True
 
 
+@pytest.fixture(autouse=True)
+def _only_trouble(caplog):
+    """What is told of what goes well is of no account, at whatever level the log is."""
+    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, "oban_sync.integrations")
+
+
 @pytest.fixture
 def app():
     app = Flask("shop")
