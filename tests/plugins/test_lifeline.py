@@ -11,6 +11,7 @@ from oban_sync import DatabaseUnavailableError
 from oban_sync.core.loops import LifelineConfig
 from oban_sync.engine import nodes
 from oban_sync.plugins.lifeline import Lifeline
+from tests.support.probe import eventually
 
 
 @pytest.fixture
@@ -104,6 +105,10 @@ def test_a_lock_that_is_free_for_a_moment_only_kills_nobody(lifeline, factory, n
     with psycopg.connect(dsn, autocommit=True) as session:
         nodes.hold_lock(nodes.Tx(session, "pg_catalog"), 77)
         look(lifeline)
+
+    # PostgreSQL frees it when its session has ended, which nobody waits for by closing it.
+    held = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 77"
+    eventually(lambda: factory._conn.execute(held).fetchone() is None)
 
     # Its beats are late, and just now its connection is being made anew.
     look(lifeline, later=8)

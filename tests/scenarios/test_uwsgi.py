@@ -74,6 +74,9 @@ def test_a_sigterm_hands_long_jobs_back(site):
     assert site.post("long", "?seconds=600") == 200
 
     eventually(lambda: site.count("executing") == 1 and site.process()["running"], within=30)
+    # uWSGI ends a worker wherever it is, in the middle of its words about a request too.
+    site.process("?last")
+    eventually(lambda: "/process?last" in site.output)
     site.end(within=1 + 5)
 
     assert (site.count("available"), site.nodes()) == (1, 0), site.output

@@ -149,10 +149,10 @@ class Site:
 
         raise AssertionError
 
-    def process(self) -> dict[str, Any]:
+    def process(self, query: str = "") -> dict[str, Any]:
         """What one of the processes says of itself."""
         with closing(_Unix(self.socket)) as connection:
-            connection.request("GET", "/process")
+            connection.request("GET", f"/process{query}")
 
             return json.loads(connection.getresponse().read())
 
