@@ -22,7 +22,11 @@ TERMINATE = (
 )
 
 
-@sized(smoke={"outages": [(2.0, 2.0)]}, full={"outages": [(2.0, 2.0), (30.0, 5.0)]}, timeout=400)
+# Bounds are those of the promise where it is measured, alone on a machine. The short forms run
+# beside other tests, where a process may wait for seconds: theirs only tell waiting from hanging.
+
+
+@sized(smoke={"outages": [(2.0, 10.0)]}, full={"outages": [(2.0, 2.0), (30.0, 5.0)]}, timeout=400)
 def test_a_crash_of_postgresql_stops_the_work_for_no_longer_than_it_takes(
     make_cluster, server_up, figure, size
 ):
@@ -94,9 +98,13 @@ def test_a_storm_of_terminated_connections_loses_nothing_and_half_the_work_gets_
     assert stormy >= calm / 2
 
 
-@sized(smoke={"stalls": [2.0, 8.0]}, full={"stalls": [10.0, 40.0, 100.0]}, timeout=900)
+@sized(
+    smoke={"stalls": [2.0, 8.0], "within": 15.0},
+    full={"stalls": [10.0, 40.0, 100.0], "within": 5.0},
+    timeout=900,
+)
 def test_who_is_cut_off_by_a_black_hole_knows_before_its_jobs_run_elsewhere(
-    make_cluster, make_proxy, figure, size
+    make_cluster, make_proxy, figure, size, tmp_path
 ):
     cluster = make_cluster(pace=size.pace)
     proxy = make_proxy(cluster.dsn)
@@ -108,8 +116,11 @@ def test_who_is_cut_off_by_a_black_hole_knows_before_its_jobs_run_elsewhere(
 
     with Load(cluster, "Slow", lambda: {"seconds": 0.1}, rate=20):
         for queue, seconds in zip(own, size.stalls, strict=True):
-            # Nobody else has that queue when they start.
-            jobs = cluster.insert("Watchful", *[{"seconds": seconds + 2.0}] * 3, queue=queue)
+            # Nobody else has that queue when they start, and they work until all is said: to start
+            # another node takes its time.
+            over = tmp_path / queue
+            args = {"seconds": seconds + 60.0, "over": str(over)}
+            jobs = cluster.insert("Watchful", *[args] * 3, queue=queue)
             cluster.wait(lambda jobs=jobs: set(jobs) <= set(cut_off.running), within=30)
             cluster.start(queues={queue: 3})
             token = cluster.fault(cut_off, locked=True)
@@ -124,7 +135,7 @@ def test_who_is_cut_off_by_a_black_hole_knows_before_its_jobs_run_elsewhere(
                 within=60,
                 reason="the node did not go on",
             )
-            assert began[0].at - back <= 5.0
+            assert began[0].at - back <= size.within
 
             told = [event for event in cluster.events("lease_lost") if event["job"] in jobs]
             taken = [
@@ -146,13 +157,18 @@ def test_who_is_cut_off_by_a_black_hole_knows_before_its_jobs_run_elsewhere(
 
             assert not taken or min(taken) - since > age / 2
             said[-1] += f", it went on after {began[0].at - back:.1f} s"
+            over.touch()
 
     cluster.settle(within=3 * max(size.stalls) + 30)
     check(cluster.evidence(), *ALWAYS)
     figure("; ".join(said))
 
 
-@sized(smoke={"jobs": 300, "inserts": 20}, full={"jobs": 5_000, "inserts": 200}, timeout=600)
+@sized(
+    smoke={"jobs": 300, "inserts": 20, "within": 15.0},
+    full={"jobs": 5_000, "inserts": 200, "within": 5.0},
+    timeout=600,
+)
 def test_lost_replies_have_no_double_effect_and_leave_no_job_behind(
     make_cluster, make_proxy, figure, size
 ):
@@ -209,7 +225,7 @@ def test_lost_replies_have_no_double_effect_and_leave_no_job_behind(
     assert twice == []
     assert len(stored) == len(set(stored))
     assert set(known) <= set(stored)
-    assert max(stuck, default=0.0) <= 5.0
+    assert max(stuck, default=0.0) <= size.within
     assert min(lost.values()) > 0
 
 

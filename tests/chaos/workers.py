@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -123,14 +124,15 @@ class Deadly:
 
 @worker(queue="alpha", name="chaos.Watchful")
 class Watchful:
-    """Notes when it is told that its lease is lost, and works on."""
+    """Notes when it is told that its lease is lost, and works on until a file is there."""
 
     def process(self, job):
         with execution(job):
+            over = Path(job.args["over"])
             until = time.monotonic() + job.args["seconds"]
             told = False
 
-            while time.monotonic() < until:
+            while time.monotonic() < until and not over.exists():
                 if job.lease_lost() and not told:
                     note("lease_lost", job=job.key[0], fence=job.key[1])
                     told = True
