@@ -16,6 +16,7 @@ from oban_sync.core.limits import Limits
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack
 from oban_sync.engine.limits import Finished, Limiter
+from oban_sync.engine.scan import Scan
 from oban_sync.engine.session import Db, Tx, is_busy, is_refusal, reason
 from oban_sync.engine.wire import Bigints
 
@@ -73,6 +74,7 @@ class Claim:
     lease: Lease | None = None
     limits: Limits = Limits()
     limiter: Limiter | None = field(init=False)
+    scan: Scan = field(init=False, default_factory=Scan)
 
     def __post_init__(self) -> None:
         self.limiter = Limiter(self.queue, self.limits) if self.limits.any else None
@@ -93,7 +95,8 @@ class Turn:
         refused: Outcomes that PostgreSQL takes in no form.
         left: Outcomes to be written by a later turn: too many at once, or their row is held by
             another transaction.
-        again_in: Seconds after which a limit leaves room for more; None where it does not matter.
+        again_in: Seconds after which there may be more to take: a limit leaves room then, or not
+            every place was looked at. None where it does not matter.
     """
 
     jobs: list[Job]
@@ -287,7 +290,7 @@ def _take(
     tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int, running: Collection[Job]
 ) -> _Taken:
     if claim.limiter is None:
-        return _Taken(*_ack_and_fetch(tx, claim, plain, demand))
+        return _ack_and_fetch(tx, claim, plain, demand)
 
     lease = claim.lease
     since = 0 if lease is None else lease.generation
@@ -306,9 +309,7 @@ def _take(
     return _Taken(taken.acked, jobs, taken.again_in)
 
 
-def _ack_and_fetch(
-    tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int
-) -> tuple[int, list[Job]]:
+def _ack_and_fetch(tx: Tx, claim: Claim, plain: Sequence[Outcome], demand: int) -> _Taken:
     lease = claim.lease
     since = 0 if lease is None else lease.generation
     ids, fences = ack.arrays(outcome.job.key for outcome in plain)
@@ -321,14 +322,18 @@ def _ack_and_fetch(
         node=claim.node,
         owner=claim.owner,
         shunned=Bigints(claim.shunned.ids()),
+        **claim.scan.begin(),
     )
     attempted_by = claim.attempted_by
     acked = rows[0][-1]
 
     if rows[0][0] is None:
-        return acked, []
+        rows = []
 
     # By priority, time and id: these are the first columns, and no two ids are the same.
     rows.sort()
+    # By another turn, not here: should that fail, the jobs of this one are known.
+    again_in = 0.0 if claim.scan.end(rows, demand) else None
+    jobs = [Job.fetched(row, claim.queue, attempted_by, lease, since) for row in rows]
 
-    return acked, [Job.fetched(row, claim.queue, attempted_by, lease, since) for row in rows]
+    return _Taken(acked, jobs, again_in)

@@ -1,18 +1,22 @@
 -- Complete the jobs that finished plainly and take new ones: one round trip, one commit.
 --
---   ids      bigint[]      jobs that completed with nothing else to write, ascending
---   fences   timestamp[]   when each of them was started, in the same order
---   queue    text          the queue to take from
---   demand   jobs          most jobs to take
---   node     text          who takes them ...
---   owner    uuid as text  ... and through which producer; finished jobs must be its own
---   shunned  bigint[]      jobs that could not be taken before
+--   ids       bigint[]      jobs that completed with nothing else to write, ascending
+--   fences    timestamp[]   when each of them was started, in the same order
+--   queue     text          the queue to take from
+--   demand    jobs          most jobs to take
+--   node      text          who takes them ...
+--   owner     uuid as text  ... and through which producer; finished jobs must be its own
+--   shunned   bigint[]      jobs that could not be taken before
+--   priority  number        only jobs behind this place are taken: those of a higher number, ...
+--   due       timestamp[]   ... of the same that are due later than its only element, ...
+--   after     bigint        ... or at the same moment with a larger id
 --
 -- Gives: the taken jobs' columns, and acked (how many of the finished jobs were still ours). One row
 -- without a job when none was taken. Unordered: RETURNING keeps no order.
 --
 -- Nothing is joined: while its statistics say that the table is empty, the planner would read all
 -- of it to join it with the finished jobs. width_bucket finds an id's place among the ids.
+-- The place is where the scan of the index begins: what is before it is not even read.
 -- state::text keeps the planner off the index on executing jobs, which is all dead entries. The
 -- subselects run once, not for every row.
 WITH acked AS (
@@ -39,6 +43,8 @@ taken AS (
           AND queue = %(queue)s::text
           AND attempt < max_attempts
           AND id <> ALL (%(shunned)s::bigint[])
+          AND (priority, scheduled_at, id)
+              > (%(priority)s::integer, (%(due)s::timestamp[])[1], %(after)s::bigint)
         ORDER BY priority, scheduled_at, id
         LIMIT %(demand)s::integer
         FOR UPDATE SKIP LOCKED

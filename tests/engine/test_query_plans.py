@@ -30,6 +30,9 @@ STATEMENTS: dict[str, tuple[dict[str, Any], set[str]]] = {
             "node": "node",
             "owner": "owner",
             "shunned": "{}",
+            "priority": 0,
+            "due": '{"2026-01-01"}',
+            "after": 0,
         },
         {"oban_jobs_pkey", "oban_jobs_available_index"},
     ),
@@ -49,6 +52,10 @@ STATEMENTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "job_stage": (
         {"queues": ["queue1"], "most": 100, "shunned": "{}", "channel": "c"},
         {"oban_jobs_staging_index", "oban_jobs_available_index", "oban_jobs_pkey"},
+    ),
+    "job_look": (
+        {"queues": ["queue1"], "shunned": "{}"},
+        {"oban_jobs_staging_index", "oban_jobs_available_index"},
     ),
     "job_due_head": ({"queues": ["queue1"], "shunned": "{}"}, {"oban_jobs_staging_index"}),
     "job_available_head": (
