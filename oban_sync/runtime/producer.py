@@ -22,6 +22,8 @@ from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.engine import ack, fetch
 from oban_sync.engine.session import Db
+from oban_sync.runtime.bell import Bell
+from oban_sync.runtime.doubts import RETRY_PAUSE, Doubts
 from oban_sync.runtime.executor import execute, refuse, report_fenced
 from oban_sync.runtime.host import PLAIN, Host
 from oban_sync.runtime.loop import Loop
@@ -33,13 +35,6 @@ log = logging.getLogger("oban_sync.runtime")
 
 #: Seconds between looks at the queue without any reason; the stager's wakes make it a formality.
 IDLE_INTERVAL = 30.0
-
-#: Seconds before another try at rows that another transaction held.
-RETRY_PAUSE = 0.2
-
-#: Seconds for which a statement may go on whose connection is lost: the statement timeout of the
-#: loops' connections, and a little more.
-UNSURE_PERIOD = 12.0
 
 #: Seconds a stop waits for threads whose jobs were handed back, in case they are about to end.
 LINGER = 0.5
@@ -84,9 +79,9 @@ class Producer(Loop):
         self._hungry = True
         self._to_report = self._quiet = False
         self._careful = False
-        self._unsure_until = 0.0
+        self._doubts = Doubts()
+        self._bell = Bell(db, self.uuid)
         self._again_at = 0.0
-        self._given_up: list[ack.Key] = []
         self._drain_deadline = float("inf")
         self._flush_deadline = float("inf")
 
@@ -131,7 +126,7 @@ class Producer(Loop):
     @property
     def settled(self) -> bool:
         """Whether the thread ended, or never began, and no job of it is left executing."""
-        owes = self._running or self._outcomes or self._unsure_until
+        owes = self._running or self._outcomes or self._doubts.until
 
         return not self.alive and not owes
 
@@ -184,12 +179,16 @@ class Producer(Loop):
         if self.stopping and self._running and time.monotonic() >= self._drain_deadline:
             self._hand_back(sorted(self._running, key=lambda job: job.key))
 
+        if not self._quiet and self._bell.is_due:
+            self._hungry = True
+            self._bell.tend()
+
         demand = self._demand()
 
         if self._unverified:
             self._verify()
 
-        due = self._outcomes or self._to_report or self._is_sure_by_now()
+        due = self._outcomes or self._to_report or self._doubts.due
 
         if due or (self._hungry and demand > 0):
             self._turn(demand)
@@ -258,7 +257,7 @@ class Producer(Loop):
         started = time.monotonic_ns()
 
         try:
-            if self._unsure_until:
+            if self._doubts.until:
                 self._reconcile()
 
             turn = fetch.turn(
@@ -270,17 +269,17 @@ class Producer(Loop):
                 carefully=self._careful,
             )
         except BaseException:
-            # The outcomes stay, and are written by a later turn. What was taken is unknown, and
-            # PostgreSQL may still be at it: it notices a lost client only when it answers.
+            # The outcomes stay, and are written by a later turn. What was taken is unknown.
             self._hungry = self._to_report = True
-            self._unsure_until = time.monotonic() + UNSURE_PERIOD
+            self._doubts.begin()
             raise
 
         # Room under a limit of time comes by itself, and nobody will say so.
         self._again_at = 0.0 if turn.again_in is None else time.monotonic() + turn.again_in
         self._outcomes = turn.left
         self._careful = bool(turn.left)
-        self._given_up.extend(outcome.job.key for outcome in turn.refused)
+        self._doubts.gave_up(turn.refused)
+        self._bell.looked(demand, len(turn.jobs))
 
         if turn.jobs and not self._lease.covers(generation):
             # The lease ended while they were on their way, and others may have been given them.
@@ -314,28 +313,18 @@ class Producer(Loop):
         """Give back jobs that were taken and not begun."""
         # What cannot be given back now is found later, as after a fetch that was cut off.
         self._running.difference_update(jobs)
-        self._unsure_until = time.monotonic() + UNSURE_PERIOD
+        self._doubts.begin()
         self._hungry = True
         self._hand_back(jobs, level=logging.INFO)
 
     def _reconcile(self) -> None:
-        settled = time.monotonic() >= self._unsure_until
-        known = [job.key for job in self._running]
-        known += [outcome.job.key for outcome in self._outcomes]
-        known += self._given_up
-        back, all_of_them = ack.reconcile(
-            self._db, queue=self.queue.name, owner=self.uuid, known=known
+        self._doubts.reconcile(
+            self._db,
+            queue=self.queue.name,
+            owner=self.uuid,
+            running=self._running,
+            outcomes=self._outcomes,
         )
-
-        if not all_of_them:
-            self._unsure_until = max(self._unsure_until, time.monotonic() + RETRY_PAUSE)
-        elif settled:
-            self._unsure_until = 0.0
-
-        if back:
-            log.warning(
-                "queue %r handed back %d jobs whose fetch was cut off", self.queue.name, len(back)
-            )
 
     def _hand_back(self, jobs: list[Job], *, level: int = logging.WARNING) -> None:
         # Before the row is let go: no slot must begin what another node begins.
@@ -366,6 +355,7 @@ class Producer(Loop):
     def _note(self, message: Outcome | Callable[[], None] | None) -> None:
         if message is None:
             self._hungry = True
+            self._bell.rung()
         elif not isinstance(message, Outcome):
             message()
         elif message.job in self._running:
@@ -458,18 +448,16 @@ class Producer(Loop):
             # Not a pause: it lets go of the interpreter, so that threads about to finish can.
             time.sleep(0)
 
-    def _is_sure_by_now(self) -> bool:
-        """Whether a last look is due for what a lost connection may have taken."""
-        return 0.0 < self._unsure_until <= time.monotonic()
-
     def _pause(self) -> float | None:
         now = time.monotonic()
 
-        if 0.0 < self._again_at <= now:
+        bell_at = 0.0 if self._quiet else self._bell.look_at
+
+        if 0.0 < self._again_at <= now or 0.0 < bell_at <= now:
             # It came while the jobs of the turn were handed out.
             return 0.0
 
-        moments = [self._unsure_until, self._again_at]
+        moments = [self._doubts.until, self._again_at, bell_at]
 
         if self.stopping:
             moments += [self._drain_deadline, self._flush_deadline]

@@ -65,7 +65,7 @@ def write(conn, prefix):
 
 @pytest.fixture
 def bells(dsn, prefix):
-    with listening(dsn, prefix) as bells:
+    with listening(dsn, prefix, leads=True) as bells:
         yield bells
 
 

@@ -395,7 +395,7 @@ def test_work_is_taken_that_a_lost_statement_commits_late(make_oban, probe, conn
     """A statement whose client is gone goes on, and may take jobs long after the reconnect."""
     oban = make_oban(queues={"alpha": 1}).start()
     producer = oban._lifecycle._supervisor.roster._members["alpha"].producer
-    producer._unsure_until = time.monotonic() + 0.3
+    producer._doubts.until = time.monotonic() + 0.3
     late = factory.job(
         queue="alpha",
         worker="tests.Echo",

@@ -14,11 +14,24 @@ Bells = Callable[[], list[Any]]
 
 
 @contextmanager
-def listening(dsn: str, prefix: str) -> Iterator[Bells]:
-    """Gives a function that tells what was heard since it was last called, decoded."""
+def listening(dsn: str, prefix: str, *, leads: bool = False) -> Iterator[Bells]:
+    """Gives a function that tells what was heard since it was last called, decoded.
+
+    Args:
+        dsn: The database.
+        prefix: The schema.
+        leads: Be a leader of oban-py, for whom every insert rings.
+    """
     channel = f"{prefix}.oban_insert"
 
     with psycopg.connect(dsn, autocommit=True) as listener:
+        if leads:
+            lease = sql.SQL(
+                "INSERT INTO {}.oban_leaders (name, node, elected_at, expires_at)"
+                " VALUES ('listener', 'n', '2026-01-01', '2999-01-01')"
+            )
+            listener.execute(lease.format(sql.Identifier(prefix)))
+
         listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
         def bells() -> list[Any]:
