@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg_pool import ConnectionPool
@@ -22,8 +22,6 @@ from oban_sync.core.config import OFF, Config, QueueConfig, new_identity
 from oban_sync.core.cron import Entry
 from oban_sync.core.errors import DatabaseUnavailableError, NotRunningError
 from oban_sync.core.lease import Lease
-from oban_sync.embedded import Server
-from oban_sync.embedded.conninfo import server_of
 from oban_sync.engine import migrations, nodes
 from oban_sync.engine.connections import (
     LISTENING,
@@ -58,7 +56,13 @@ from oban_sync.runtime.roster import Roster
 from oban_sync.runtime.stager import Stager
 from oban_sync.runtime.supervisor import Supervisor
 
+if TYPE_CHECKING:
+    from oban_sync.embedded import Server
+
 log = logging.getLogger("oban_sync.runtime")
+
+#: How a conninfo begins that asks for a PostgreSQL of its own.
+EMBEDDED = "embedded:"
 
 #: Seconds after the start of a cluster in which its first leader may act on it.
 YOUTH = 60.0
@@ -71,7 +75,8 @@ class Assembly:
     """The parts of one Oban, each made when first needed.
 
     Connections: the application pool (up to `pool_size`, none until used; or the one given), the
-    loops' pool (1 to 5), and one each for the notifier, the refresher and the leader.
+    loops' pool (1 to 5), one each for the notifier and the refresher, and one for the leader while
+    its elections cannot go along with the heartbeat.
     """
 
     def __init__(
@@ -207,9 +212,19 @@ class Assembly:
         def leads() -> bool:
             return leader is not None and leader.is_leader
 
+        stager = Stager(
+            db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded
+        )
+        lifeline = Lifeline(db, uuid, config.lifeline, leads=leads)
+
+        # Behind a pooler nothing can be prepared, and so nothing sent in one go.
+        if not self._pooled:
+            # The leader last: it alone locks a row that others wait for.
+            refresher.take_along(stager, lifeline, *([leader] if leader is not None else []))
+
         duties += [
-            Stager(db, lambda: roster.names, config.stager, wake=roster.wake, degraded=degraded),
-            Lifeline(db, uuid, config.lifeline, leads=leads),
+            stager,
+            lifeline,
             self._scheduler(db, entries, leads),
             *self._housekeeping(db, listens or conninfo, leads),
         ]
@@ -432,7 +447,10 @@ class Assembly:
         if self.config.pool is not None:
             return conninfo_of(self.config.pool)
 
-        if self._server is None:
+        if self._server is None and self.config.conninfo.startswith(EMBEDDED):
+            # Here, because nobody else needs any of it.
+            from oban_sync.embedded.conninfo import server_of
+
             self._server = server_of(self.config.conninfo)
 
         if self._server is None:

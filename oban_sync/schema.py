@@ -25,7 +25,6 @@ import psycopg
 
 from oban_sync.core.config import check_prefix, without_driver
 from oban_sync.core.errors import SchemaError
-from oban_sync.embedded.conninfo import reachable
 from oban_sync.engine import connections, migrations
 from oban_sync.engine.session import Tx, command, translated
 
@@ -157,6 +156,9 @@ def _transaction(
                 yield Tx(conn, prefix)
 
             return
+
+        # Here, because a process that only runs jobs needs nothing of it.
+        from oban_sync.embedded.conninfo import reachable
 
         with (
             reachable(without_driver(conn), create=create) as conninfo,

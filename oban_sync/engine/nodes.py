@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from oban_sync.core.loops import RefresherConfig
 from oban_sync.core.options import check_name
 from oban_sync.engine import signals
 from oban_sync.engine.ack import MOST_ERRORS
+from oban_sync.engine.asks import Ask, Rows, together
 from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.session import Db, Tx, is_refusal, reason
 from oban_sync.engine.wire import Bigints
@@ -85,11 +86,13 @@ class Beat:
             for dead.
         cancels: Jobs of this node that run and were asked to stop.
         controls: What was asked of queues.
+        along: What the statements that went along brought, in their order.
     """
 
     fresh: bool
     cancels: list[int]
     controls: list[Control]
+    along: list[Rows] = field(default_factory=list)
 
 
 def beat(
@@ -100,28 +103,38 @@ def beat(
     options: RefresherConfig,
     *,
     founder: bool = False,
+    along: Sequence[Ask] = (),
 ) -> Beat:
-    """Renew a node's lease on its producers, and ask what was asked of it."""
+    """Renew a node's lease on its producers, and ask what was asked of it.
+
+    Args:
+        along: What to ask before, in the same transaction.
+    """
     rows = [
         {"uuid": row.uuid, "queue": row.queue, "job_limit": row.job_limit, "paused": row.paused}
         for row in producers
     ]
-    [(fresh, cancels, found, _told)] = tx.tuples(
+    ask = Ask(
         "node_beat",
-        uuid=identity.uuid,
-        name=identity.name,
-        node=identity.node,
-        beats=beats,
-        lock_key=identity.lock_key,
-        max_age=options.max_age,
-        unlocked_max_age=options.unlocked_max_age,
-        crons=list(identity.crons),
-        founder=founder,
-        producers=json.dumps(rows),
-        ping=identity.channel,
+        {
+            "uuid": identity.uuid,
+            "name": identity.name,
+            "node": identity.node,
+            "beats": beats,
+            "lock_key": identity.lock_key,
+            "max_age": options.max_age,
+            "unlocked_max_age": options.unlocked_max_age,
+            "crons": list(identity.crons),
+            "founder": founder,
+            "producers": json.dumps(rows),
+            "ping": identity.channel,
+        },
     )
+    # The beat comes last: nothing then waits for what it locks.
+    *brought, told = together(tx, [*along, ask]) if along else [tx.tuples(ask.name, **ask.params)]
+    [(fresh, cancels, found, _told)] = told
 
-    return Beat(fresh, cancels, _controls(found))
+    return Beat(fresh, cancels, _controls(found), brought)
 
 
 def is_alone(tx: Tx, identity: Identity) -> bool:
@@ -169,8 +182,18 @@ class Seen:
 
 def watch(tx: Tx, uuid: str) -> tuple[str, list[Seen]]:
     """The other nodes, and which start of PostgreSQL told of them."""
-    rows = tx.tuples("node_watch", uuid=uuid)
+    ask = watching(uuid)
 
+    return watched(tx.tuples(ask.name, **ask.params))
+
+
+def watching(uuid: str) -> Ask:
+    """To look at the other nodes; see `watched`."""
+    return Ask("node_watch", {"uuid": uuid})
+
+
+def watched(rows: Rows) -> tuple[str, list[Seen]]:
+    """As `watch`, of what was brought."""
     return rows[0][-1], [Seen(*row[:-1]) for row in rows if row[0] is not None]
 
 
@@ -305,11 +328,23 @@ class Election:
 
 def elect(tx: Tx, identity: Identity, ttl: float) -> Election:
     """Lead, go on leading, or learn for how long somebody else does."""
-    [row] = tx.tuples(
-        "leader_elect", name=identity.name, uuid=identity.uuid, node=identity.node, ttl=ttl
-    )
+    ask = electing(identity, ttl)
 
-    return Election(*row)
+    return elected(tx.tuples(ask.name, **ask.params))
+
+
+def electing(identity: Identity, ttl: float) -> Ask:
+    """To hold an election; see `elected`."""
+    who = {"name": identity.name, "uuid": identity.uuid, "node": identity.node}
+
+    return Ask("leader_elect", {**who, "ttl": ttl})
+
+
+def elected(rows: Rows) -> Election:
+    """As `elect`, of what was brought."""
+    [(led, anew, remaining, _kept)] = rows
+
+    return Election(led, anew, remaining)
 
 
 def resign(tx: Tx, identity: Identity) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
 from oban_sync.engine import ack
+from oban_sync.engine.asks import Ask, Rows
 from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.session import Db, Tx, is_refusal, reason
 
@@ -25,6 +27,18 @@ class Staged:
 
     staged: int
     awake: list[str]
+
+
+def look(queues: list[str], shunned: Sequence[int]) -> Ask:
+    """To find out whether `stage` would do anything; see `looked`."""
+    return Ask("job_look", {"queues": queues, "shunned": ack.array(shunned)})
+
+
+def looked(rows: Rows) -> tuple[bool, list[str]]:
+    """Whether a job is due, and which queues have available ones."""
+    [(due, awake)] = rows
+
+    return due, awake
 
 
 def stage(db: Db, queues: list[str], *, most: int, shunned: Shunned) -> Staged:

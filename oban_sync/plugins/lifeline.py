@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from oban_sync import telemetry
 from oban_sync.core.loops import LifelineConfig
 from oban_sync.engine import nodes
+from oban_sync.engine.asks import Ask
 from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.nodes import Rescued, Seen
 from oban_sync.engine.retry import conflicts_retried, until_available
 from oban_sync.engine.session import Db
-from oban_sync.runtime.loop import Loop
+from oban_sync.runtime.carried import Answer, Carried
 
 log = logging.getLogger("oban_sync.plugins")
 
@@ -38,7 +39,7 @@ class _Watch:
     unlocked_since: float | None
 
 
-class Lifeline(Loop):
+class Lifeline(Carried):
     """Watch the other nodes, and rescue the jobs of those that died.
 
     Every node does, because it may be the leader that died: waiting for another one would double
@@ -60,8 +61,9 @@ class Lifeline(Loop):
     #: cut has it back by then.
     LEAST_UNLOCKED = 1.0
 
-    #: Seconds between looks for jobs whose owner is not known.
-    AGED_INTERVAL = 10.0
+    #: Seconds between looks for jobs whose owner is not known: a tenth of the age at which they are
+    #: given back, but no less than the one and no more than the other.
+    AGED_INTERVALS = (10.0, 30.0)
 
     def __init__(
         self, db: Db, uuid: str, options: LifelineConfig, *, leads: Callable[[], bool]
@@ -75,14 +77,34 @@ class Lifeline(Loop):
         self._watches: dict[str, _Watch] = {}
         self._looked_at = float("-inf")
         self._aged_at = float("-inf")
+        least, most = self.AGED_INTERVALS
+        self._aged_interval = min(max(options.rescue_after / 10, least), most)
         self._shunned = Shunned()
 
-    def tick(self) -> float | None:
+    def ask(self) -> Ask:
+        """Who the other nodes are, and whether they beat."""
+        return nodes.watching(self._uuid)
+
+    def judge(self, answer: Answer) -> float | None:
+        """Rescue what a look shows that was taken along."""
+        server, others = nodes.watched(answer.rows)
+
+        return self._act(self._dead(server, others, answer.asked_at, answer.told_at))
+
+    def missed(self) -> None:
+        """Begin to watch anew."""
+        self._watches.clear()
+
+    def look(self) -> float | None:
         """Look once, and rescue what there is."""
-        dead = until_available(self._look, stopping=self._stopping, what=self.name, log=log)
+        return self._act(
+            until_available(self._look, stopping=self._stopping, what=self.name, log=log)
+        )
+
+    def _act(self, dead: list[tuple[Seen, str]]) -> float | None:
         full = any([self._rescue(seen, why) for seen, why in dead])
 
-        if self._leads() and self._looked_at - self._aged_at >= self.AGED_INTERVAL:
+        if self._leads() and self._looked_at - self._aged_at >= self._aged_interval:
             full |= self._rescue_aged()
             self._aged_at = self._looked_at
 
@@ -100,14 +122,19 @@ class Lifeline(Loop):
             self._watches.clear()
             raise
 
+        return self._dead(server, others, now, time.monotonic())
+
+    def _dead(
+        self, server: str, others: list[Seen], asked_at: float, told_at: float
+    ) -> list[tuple[Seen, str]]:
         # Another start of PostgreSQL, or a gap: nobody could have been seen beating meanwhile.
-        if server != self._server or now - self._looked_at > 3 * self.interval + 1.0:
+        if server != self._server or asked_at - self._looked_at > 3 * self.interval + 1.0:
             self._watches.clear()
 
         # Since the answer, and until the question: what lay in between was not watched.
-        self._server, self._looked_at = server, time.monotonic()
-        self._watches = {seen.uuid: self._watched(seen, self._looked_at) for seen in others}
-        judged = ((seen, self._why_dead(seen, now)) for seen in others)
+        self._server, self._looked_at = server, told_at
+        self._watches = {seen.uuid: self._watched(seen, told_at) for seen in others}
+        judged = ((seen, self._why_dead(seen, asked_at)) for seen in others)
 
         return [(seen, why) for seen, why in judged if why is not None]
 

@@ -11,6 +11,8 @@
 -- Jobs of our own nodes are not among them, however long they run, nor those of oban-py's producers
 -- that still report. While nodes of Oban for Elixir are about, which report nowhere, a job is given
 -- an hour, as their own lifeline does. The attempt was spent, as by theirs.
+--
+-- The sum keeps the planner off the primary key, along which it would look at every job there is.
 WITH patience AS MATERIALIZED (
     SELECT make_interval(secs => greatest(
         %(rescue_after)s::double precision,
@@ -38,7 +40,7 @@ orphan AS MATERIALIZED (
             AND producer.updated_at > timezone('UTC', now()) - make_interval(secs => 60)
       )
       AND (%(ids)s::bigint[] IS NULL OR job.id = ANY (%(ids)s::bigint[]))
-    ORDER BY job.id
+    ORDER BY job.id + 0
     LIMIT %(at_most)s::integer
     FOR UPDATE SKIP LOCKED
 ),

@@ -46,6 +46,7 @@ SELECT
             WHERE job.state = 'available'
               AND job.queue = own.queue
               AND job.attempt < job.max_attempts
+            ORDER BY job.priority, job.scheduled_at, job.id
             LIMIT 1
         )
         UNION

@@ -7,6 +7,10 @@
 --
 -- Gives: led (whether the node leads), anew (whether its term began just now), remaining (seconds the
 -- lease of whoever leads still lasts, by the database's clock).
+--
+-- A term that begins is on disk before it is trusted, also on a connection that does not wait for the
+-- disk: after a crash another node would begin one beside it. A renewal that a crash undoes is made
+-- again before the lease it renewed ends.
 WITH now AS (
     SELECT clock_timestamp() AS at
 ),
@@ -31,6 +35,12 @@ claimed AS (
     WHERE lease.uuid = excluded.uuid
        OR lease.expires_at <= excluded.elected_at
     RETURNING lease.elected_at = (SELECT now.at FROM now) AS anew
+),
+kept AS (
+    SELECT pg_catalog.set_config('synchronous_commit', 'on', true)
+    FROM claimed
+    WHERE claimed.anew
+      AND pg_catalog.current_setting('synchronous_commit') = 'off'
 )
 SELECT
     EXISTS (SELECT FROM claimed) AS led,
@@ -44,4 +54,5 @@ SELECT
             WHERE lease.name = %(name)s::text
         ),
         0
-    )::double precision AS remaining
+    )::double precision AS remaining,
+    (SELECT count(*) FROM kept) AS kept

@@ -18,19 +18,20 @@ from oban_sync import telemetry
 from oban_sync.core.errors import ObanError
 from oban_sync.core.loops import LeadershipConfig
 from oban_sync.engine import nodes
+from oban_sync.engine.asks import Ask
 from oban_sync.engine.nodes import Identity
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.retry import until_available
-from oban_sync.runtime.loop import Loop
+from oban_sync.runtime.carried import Answer, Carried
 
 log = logging.getLogger("oban_sync.runtime")
 
 
-class Leader(Loop):
+class Leader(Carried):
     """Lead, or stand by until whoever leads resigns or falls silent.
 
     Args:
-        db: A reserved connection.
+        db: A reserved connection, made only while elections cannot go along with the heartbeat.
         identity: The node.
         options: How long a lease lasts, and how often it is renewed.
         on_elected: Called when a term begins, so that the duties need not wait for their interval.
@@ -63,12 +64,28 @@ class Leader(Loop):
         """Whether this node leads at this very moment; callable from any thread."""
         return time.monotonic() < self._trusted_until
 
-    def tick(self) -> float | None:
+    def ask(self) -> Ask:
+        """Who leads."""
+        return nodes.electing(self._identity, self._options.ttl)
+
+    def judge(self, answer: Answer) -> float | None:
+        """Lead or follow, as an election went that was taken along."""
+        # Others may need the connection more than this.
+        self._db.close()
+
+        with telemetry.span("oban.leader.election", name=self._identity.name) as seen:
+            election = nodes.elected(answer.rows)
+            seen(leader=election.led)
+
+        return self._conclude(election, answer.asked_at)
+
+    def look(self) -> float | None:
         """Hold one election, however long it takes to reach PostgreSQL."""
-        election, started = until_available(
-            self._elect, stopping=self._stopping, what=self.name, log=log
+        return self._conclude(
+            *until_available(self._elect, stopping=self._stopping, what=self.name, log=log)
         )
 
+    def _conclude(self, election: nodes.Election, started: float) -> float | None:
         if not election.led:
             self._lost("another node leads")
 
@@ -88,6 +105,8 @@ class Leader(Loop):
 
     def closed(self) -> None:
         """Resign, so that another node takes over at once."""
+        # An election that came after the resignation would win the lease back.
+        self.wait_until_back()
         led, self._trusted_until = self._leads, float("-inf")
 
         if led:

@@ -9,10 +9,13 @@ import pytest
 from oban_sync import DatabaseUnavailableError, telemetry
 from oban_sync.core.loops import LeadershipConfig
 from oban_sync.engine import nodes
+from oban_sync.engine.asks import together
 from oban_sync.engine.connections import connect_reserved
 from oban_sync.engine.nodes import Identity
 from oban_sync.engine.reserved import ReservedDb
+from oban_sync.runtime.carried import Answer
 from oban_sync.runtime.leader import Leader
+from oban_sync.runtime.refresher import Refresher
 from tests.support.probe import eventually
 
 
@@ -180,18 +183,100 @@ def test_an_exception_in_a_handler_ends_no_leadership(make_leader):
         telemetry.detach("broken")
 
 
-def test_the_leader_does_not_borrow_from_the_loops_pool(make_oban, conn):
-    make_oban(queues={"alpha": 1}).start()
+@pytest.mark.parametrize("takes_along", [True, False])
+def test_the_lease_is_renewed_though_the_loops_pool_is_empty(
+    make_oban, conn, monkeypatch, takes_along
+):
+    if not takes_along:
+        monkeypatch.setattr(Refresher, "carries", property(lambda self: False))
 
-    wanted = {"oban-sync Oban: leader", "oban-sync Oban: refresher", "oban-sync Oban: notifier"}
+    oban = make_oban(queues={"alpha": 1}, leadership={"interval": 0.1}).start()
+    eventually(lambda: oban.is_leader)
+    [pool] = oban._assembly._loops.values()
+    taken = [pool.getconn() for _ in range(pool.max_size)]
 
-    def names():
-        return {
-            name
-            for (name,) in conn.execute(
-                "SELECT application_name FROM pg_stat_activity"
-                " WHERE application_name LIKE 'oban-sync Oban:%' AND datname = current_database()"
-            )
-        }
+    def ends():
+        return conn.execute("SELECT expires_at FROM oban_sync_leaders").fetchone()[0]
 
-    eventually(lambda: wanted <= names())
+    before = ends()
+    eventually(lambda: ends() > before)
+
+    for one in taken:
+        pool.putconn(one)
+
+
+def test_a_leader_needs_a_connection_of_its_own_only_while_nothing_takes_it_along(
+    make_oban, conn, monkeypatch
+):
+    def connected():
+        found = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'oban-sync Oban: leader' AND datname = current_database()"
+        )
+
+        return found.fetchone()[0]
+
+    oban = make_oban(queues={"alpha": 1}, leadership={"interval": 0.1}).start()
+    eventually(lambda: oban.is_leader)
+    refresher = oban._lifecycle._supervisor._refresher
+
+    assert connected() == 0
+
+    refresher._carries_from = float("inf")
+    eventually(lambda: connected() == 1)
+    refresher._carries_from = 0.0
+    eventually(lambda: connected() == 0)
+
+    assert oban.is_leader
+
+
+def test_a_leader_that_stops_resigns_after_an_election_that_is_under_way(
+    make_leader, conn, monkeypatch
+):
+    leader = make_leader("a")
+    order = []
+    resign = nodes.resign
+
+    def resigned(tx, identity):
+        order.append("resigned")
+        resign(tx, identity)
+
+    monkeypatch.setattr(nodes, "resign", resigned)
+    leader.start()
+    eventually(lambda: leader.is_leader)
+    ask = leader.taken()
+    leader.request_stop()
+    rows = _rows(leader, ask)
+    order.append("elected")
+    leader.answered(Answer(rows, 0.0, 0.0))
+
+    assert leader.join(time.monotonic() + 5)
+    assert order == ["elected", "resigned"]
+    assert conn.execute("SELECT count(*) FROM oban_sync_leaders").fetchone()[0] == 0
+
+
+def test_a_stopping_leader_is_taken_along_no_more(make_leader):
+    leader = make_leader("a")
+    leader.start()
+    eventually(lambda: leader.is_leader)
+    leader.request_stop()
+
+    assert leader.taken() is None
+
+
+def test_a_term_begins_on_disk_and_goes_on_without_waiting_for_it(db):
+    identity = Identity("a", "Oban", "a", None)
+    waits = []
+
+    for _ in range(2):
+        with db.transaction() as tx:
+            tx.conn.execute("SET LOCAL synchronous_commit = off")
+            nodes.elect(tx, identity, 8.0)
+            waits.append(tx.conn.execute("SHOW synchronous_commit").fetchone()[0])
+
+    assert waits == ["on", "off"]
+
+
+def _rows(leader, ask):
+    with leader._db.session() as tx:
+        return together(tx, [ask])[0]

