@@ -19,7 +19,7 @@ check: ## ruff and mypy --strict only
 format: ## let ruff format and fix the code
 	python3 dev.py format
 
-bench: ## throughput against a raw-SQL ceiling and oban-py, in one run
+bench: ## the promises of speed, in five minutes, each met or missed
 	python3 dev.py bench
 
 chaos: ## break processes, servers and networks for 20 minutes; the tests hold a short form

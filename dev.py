@@ -24,7 +24,7 @@ COMMANDS = {
     "test": "ruff, mypy --strict and all tests, in parallel",
     "check": "ruff and mypy --strict only",
     "format": "let ruff format and fix the code",
-    "bench": "measure throughput against a raw-SQL ceiling and oban-py, in one run",
+    "bench": "the promises of speed, in five minutes; `bench throughput` and others in full",
     "chaos": "break processes, servers and networks, and hold the promises against it (20 minutes)",
 }
 
@@ -50,7 +50,7 @@ def main() -> int:
         return 2
 
     try:
-        setup("demo" if given.command == "demo" else "dev")
+        setup({"demo": "demo", "bench": "bench"}.get(given.command, "dev"))
         steps = {
             "setup": lambda: None,
             "demo": lambda: run(PYTHON, "-m", "oban_sync", "demo", *given.arguments),
@@ -60,7 +60,7 @@ def main() -> int:
                 run(PYTHON, "-m", "ruff", "check", "--fix", "."),
                 run(PYTHON, "-m", "ruff", "format", "."),
             ),
-            "bench": lambda: run(PYTHON, "-m", "benchmarks.throughput", *given.arguments),
+            "bench": lambda: bench(given.arguments),
             "chaos": lambda: run(PYTHON, "-m", "tests.chaos", *(given.arguments or ["--full"])),
         }
         steps[given.command]()
@@ -108,6 +108,13 @@ def check() -> None:
     run(PYTHON, "-m", "ruff", "check", ".")
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
     run(PYTHON, "-m", "mypy")
+
+
+def bench(arguments: list[str]) -> None:
+    """One benchmark by its name, else the short form of all that have goals."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name, *rest = arguments if named else ["short", *arguments]
+    run(PYTHON, "-m", f"benchmarks.{name}", *rest)
 
 
 def run(*command: object) -> None:

@@ -55,12 +55,8 @@ def main() -> None:
                 ]
             )
 
-    print(known)
-    print()
-    print(rig.table(["queue", "jobs ahead", "of them started before it", "it waited"], rows))
-
-    if given.record:
-        rig.record(known, "fairness", figures)
+    text = rig.table(["queue", "jobs ahead", "of them started before it", "it waited"], rows)
+    rig.finish(given, known, "fairness", figures, text)
 
 
 def options() -> Namespace:

@@ -7,12 +7,13 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import oban_sync
+from benchmarks import charts
 from oban_sync import ObanError, schema
 from oban_sync.embedded import Server
 
@@ -34,7 +36,6 @@ SOURCE = Path(oban_sync.__file__).resolve().parents[1]
 
 #: Made, emptied and dropped by the benchmarks; nothing else of a database is touched.
 SCHEMA = "oban_sync_bench"
-PEER_SCHEMA = "oban_sync_bench_peer"
 
 #: Stored in every job, whoever runs it.
 WORKER = "benchmarks.Noop"
@@ -47,8 +48,8 @@ class BenchmarkError(Exception):
     """Something the benchmark needs is not there, or a contender failed."""
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """The options all benchmarks share."""
+def parser(program: str, description: str | None, *, plot: bool = False) -> argparse.ArgumentParser:
+    """The options all benchmarks share; `plot` says that there is a picture of its figures."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{program}",
         description=description,
@@ -82,13 +83,29 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
         help=f"append the figures to {RESULTS.parent.name}/{RESULTS.name}",
     )
     made.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
+
+    if plot:
+        made.add_argument(
+            "--plot", type=_picture, metavar="FILE", help="also draw the figures, as a PNG or SVG"
+        )
+
+    made.add_argument(
         "--smoke",
         action="store_true",
-        help="one short round without the peer, to see that everything works; its figures mean "
+        help="one short round without peers, to see that everything works; its figures mean "
         "nothing",
     )
 
     return made
+
+
+def _picture(text: str) -> Path:
+    if not charts.can_draw():
+        raise argparse.ArgumentTypeError("matplotlib is missing; pip install 'oban-sync[bench]'")
+
+    return Path(text)
 
 
 def positive(text: str) -> int:
@@ -145,8 +162,12 @@ def _server(dsn: str | None) -> Iterator[str]:
 
 
 def _drop(conn: psycopg.Connection[Any]) -> None:
-    for name in (SCHEMA, PEER_SCHEMA):
-        conn.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+    found = conn.execute(
+        "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", [SCHEMA]
+    ).fetchall()
+
+    for (name,) in found:
+        conn.execute(f'DROP SCHEMA "{name}" CASCADE')
 
 
 def fill(dsn: str, schema_name: str, jobs: int) -> None:
@@ -166,24 +187,6 @@ def fill(dsn: str, schema_name: str, jobs: int) -> None:
         conn.execute("CHECKPOINT")
 
 
-def drained(dsn: str, schema_name: str, jobs: int, started: str) -> float:
-    """Seconds from a moment on the server's clock to the last job's completion, all being done."""
-    with psycopg.connect(dsn) as conn:
-        row = conn.execute(
-            "SELECT count(*) FILTER (WHERE state = 'completed' AND attempt = 1), "
-            "extract(epoch FROM max(completed_at) - %s::timestamp)::float8 "
-            f"FROM {schema_name}.oban_jobs",
-            [started],
-        ).fetchone()
-
-    assert row is not None
-
-    if row[0] != jobs:
-        raise BenchmarkError(f"{row[0]} of {jobs} jobs were completed in one attempt")
-
-    return float(row[1])
-
-
 def run_contender(
     name: str,
     given: Mapping[str, Any],
@@ -193,47 +196,120 @@ def run_contender(
 ) -> dict[str, Any]:
     """Run a program of `contenders/` in a process of its own; what it told.
 
-    Args:
-        name: The program.
-        given: What it reads. On standard input, because a DSN may hold a password.
-        python: The interpreter.
-        source: Where it finds oban_sync; None for programs that have an environment of their own.
+    It finds oban_sync in `source`; None for programs that have an environment of their own.
     """
+    with _started(name, given, python, source) as process:
+        return _outcome(name, process)
+
+
+class Serving:
+    """A program beside what is measured, its process, and what it told at its end."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.pid = process.pid
+        self.told: dict[str, Any] = {}
+        self._name = name
+        self._process = process
+
+    def go(self) -> None:
+        """Let a program begin that was given ``"wait": true``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def end(self) -> dict[str, Any]:
+        """Let it end; what it said. Leaving the block does that too."""
+        if not self.told:
+            self.told = _outcome(self._name, self._process)
+
+        return self.told
+
+
+@contextmanager
+def serving(
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    python: str = sys.executable,
+    source: Path | None = SOURCE,
+) -> Iterator[Serving]:
+    """Run a program of `contenders/` beside the block, from when it is ready to the block's end.
+
+    It prints ``ready`` when it is, and ends when its standard input is closed.
+    """
+    with _started(name, given, python, source) as process:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], 60.0)
+
+        if not ready or process.stdout.readline().strip() != "ready":
+            process.kill()
+            told = "" if process.stderr is None else process.stderr.read()
+
+            raise BenchmarkError(f"{name} did not become ready:\n{told.strip()[-2_000:]}")
+
+        serving = Serving(name, process)
+        yield serving
+        serving.end()
+
+
+@contextmanager
+def _started(
+    name: str, given: Mapping[str, Any], python: str, source: Path | None
+) -> Iterator[subprocess.Popen[str]]:
+    shared = str(HERE / "contenders" / "shared")
     keep = {
         key: value
         for key, value in os.environ.items()
         # Options from the environment would be options of what is measured.
-        if not key.startswith(("OBAN_", "PYTHON")) and key != "DATABASE_URL"
+        if not key.startswith(("OBAN_", "PYTHON", "PG")) and key != "DATABASE_URL"
     }
-
-    if source is not None:
-        keep["PYTHONPATH"] = str(source)
+    keep["PYTHONPATH"] = shared if source is None else f"{source}{os.pathsep}{shared}"
 
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [python, "-P", str(HERE / "contenders" / f"{name}.py")],
-            input=json.dumps({"timeout": TIMEOUT, "worker": WORKER, **given}),
             # No oban.toml of ours is to be read.
             cwd=tempfile.gettempdir(),
             env=keep,
             text=True,
-            capture_output=True,
-            timeout=TIMEOUT + 60,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
     except OSError as error:
         raise BenchmarkError(f"{name} could not be run: {error}") from None
+
+    with process:
+        try:
+            assert process.stdin is not None
+            # On standard input, because a DSN may hold a password.
+            line = json.dumps({"timeout": TIMEOUT, "worker": WORKER, **given})
+
+            # It may have failed at an import already; that is told when its end is looked at.
+            with suppress(BrokenPipeError):
+                process.stdin.write(f"{line}\n")
+                process.stdin.flush()
+
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _outcome(name: str, process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for its end; the last line that it printed."""
+    try:
+        printed, complaint = process.communicate(timeout=TIMEOUT + 60)
     except subprocess.TimeoutExpired as error:
         raise BenchmarkError(f"{name} did not end within {error.timeout:.0f} s") from None
 
-    if done.returncode:
-        raise BenchmarkError(f"{name} failed:\n{done.stderr.strip()[-2_000:]}")
+    if process.returncode:
+        raise BenchmarkError(f"{name} failed:\n{complaint.strip()[-2_000:]}")
 
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(printed.splitlines()[-1])
 
     if not told.get("finished", True):
-        raise BenchmarkError(
-            f"{name} did not finish within {TIMEOUT:.0f} s\n{done.stderr[-2_000:]}"
-        )
+        raise BenchmarkError(f"{name} did not finish within {TIMEOUT:.0f} s\n{complaint[-2_000:]}")
 
     return told
 
@@ -301,18 +377,93 @@ def record(known: Facts, benchmark: str, figures: Iterable[Mapping[str, Any]]) -
             file.write(json.dumps(line) + "\n")
 
 
+def finish(
+    given: argparse.Namespace,
+    known: Facts,
+    benchmark: str,
+    figures: Sequence[Mapping[str, Any]],
+    text: str,
+    *,
+    chart: charts.Chart | None = None,
+) -> None:
+    """Print what came of a benchmark, and keep it where the options say so.
+
+    Args:
+        given: The options.
+        known: What the figures depend on.
+        benchmark: Its name.
+        figures: Flat objects, of which those from `goal` are shown in a table of their own.
+        text: The table.
+        chart: What ``--plot`` draws.
+    """
+    print(f"{known}\n\n{text}")
+    goals = [figure for figure in figures if "goal" in figure]
+
+    # Those of a smoke test mean nothing.
+    if goals and not given.smoke:
+        print(f"\n{goals_table(goals)}")
+
+    if chart is not None and getattr(given, "plot", None):
+        charts.draw(chart, given.plot)
+
+    if given.record:
+        record(known, benchmark, figures)
+
+    if given.json is not None:
+        lines = [{"benchmark": benchmark, **figure, **asdict(known)} for figure in figures]
+        given.json.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+
+
+def goal(
+    text: str, value: float, *, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, Any]:
+    """A figure that is held against what it should be, to be put among the others.
+
+    Args:
+        text: What it is, with its unit.
+        value: What was measured.
+        at_least: The goal, where more is better.
+        at_most: The goal, where less is better.
+    """
+    if at_least is not None:
+        wanted, met = f"at least {at_least:g}", value >= at_least
+    else:
+        assert at_most is not None
+        wanted, met = f"at most {at_most:g}", value <= at_most
+
+    return {"goal": text, "value": round(value, 3), "wanted": wanted, "met": met}
+
+
+def goals_table(goals: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured beside what it should be."""
+    return table(
+        ["goal", "measured", "wanted", ""],
+        [
+            [
+                figure["goal"],
+                f"{figure['value']:,.2f}",
+                figure["wanted"],
+                "met" if figure["met"] else "MISSED",
+            ]
+            for figure in goals
+        ],
+    )
+
+
 def say(text: str) -> None:
     """Report progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned to the right, under their heads."""
+    """A table in Markdown, its columns aligned to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [heads, ["-" * width for width in widths], *rows]
+    lines = [heads, ["-" * (width - 1) + ":" for width in widths], *rows]
 
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        "| "
+        + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
         for line in lines
     )
 

@@ -8,17 +8,15 @@ library's own statement instead, which tells what of the distance is its SQL and
 
 from __future__ import annotations
 
-import json
-import resource
 import struct
-import sys
 import time
 
 import psycopg
+import tasks
 from psycopg.pq import Format
 
 from oban_sync.engine.connections import LOOP_SETTINGS
-from oban_sync.engine.statements import positional
+from oban_sync.engine.statements import numbered
 
 LEAST = """
 WITH acked AS (
@@ -45,18 +43,16 @@ RETURNING job.id, job.worker, job.args
 OWNER = b"00000000-0000-4000-8000-000000000000"
 
 INT8_OID = 20
+TIMESTAMP_OID = 1114
 
 
 def main() -> None:
     """Drain the queue, and tell when the work began."""
-    given = json.load(sys.stdin)
+    given = tasks.given()
     drain = _drain_ours if given.get("statement") == "ours" else _drain_least
 
-    with psycopg.connect(given["dsn"], autocommit=True) as conn:
-        row = conn.execute("SELECT timezone('UTC', clock_timestamp())::text").fetchone()
-        assert row is not None
-
-    used = time.process_time()
+    usage = tasks.Usage()
+    begun = time.monotonic_ns()
 
     with psycopg.connect(given["dsn"], autocommit=True) as conn:
         for name, value in LOOP_SETTINGS.items():
@@ -64,68 +60,73 @@ def main() -> None:
 
         drain(conn.pgconn, given["schema"], given["limit"])
 
-    json.dump(
-        {
-            "started": row[0],
-            "finished": True,
-            "cpu": time.process_time() - used,
-            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        },
-        sys.stdout,
-    )
+    tasks.tell({"begun": begun, "finished": True, **usage.told()})
 
 
 def _drain_least(conn: psycopg.pq.abc.PGconn, schema: str, limit: int) -> None:
     _check(conn.prepare(b"cycle", LEAST.format(schema=schema).encode()))
     demand = str(limit).encode()
     formats = [Format.BINARY, Format.TEXT, Format.TEXT, Format.TEXT]
-    # An array of bigint in binary form; each element comes from the reply as it is.
-    header = struct.Struct("!IIIII")
-    length = struct.pack("!I", 8)
     ids: list[bytes] = []
     left = True
 
     while left or ids:
-        done = length + length.join(ids) if ids else b""
-        array = header.pack(1, 0, INT8_OID, len(ids), 1) + done
-        result = conn.exec_prepared(
-            b"cycle", [array, b"default", demand, OWNER], formats, Format.BINARY
-        )
+        params = [_array(INT8_OID, ids), b"default", demand, OWNER]
+        result = conn.exec_prepared(b"cycle", params, formats, Format.BINARY)
         _check(result)
         ids = [result.get_value(row, 0) for row in range(result.ntuples)]  # type: ignore[misc]
         left = bool(ids)
 
 
 def _drain_ours(conn: psycopg.pq.abc.PGconn, schema: str, limit: int) -> None:
-    text, order = positional("job_ack_and_fetch", schema)
-
-    for number in range(1, len(order) + 1):
-        text = text.replace("%s", f"${number}", 1)
-
+    text, order = numbered("job_ack_and_fetch", schema)
     _check(conn.prepare(b"cycle", text.encode()))
-    params = {
-        "ids": b"{}",
-        "fences": b"{}",
+    params: dict[str, bytes] = {
         "queue": b"default",
         "demand": str(limit).encode(),
         "node": b"bench",
         "owner": OWNER,
         "shunned": b"{}",
+        # Before every job.
+        "priority": b"-1",
+        "due": b"{-infinity}",
+        "after": b"0",
     }
+    formats = [Format.BINARY if name in ("ids", "fences") else Format.TEXT for name in order]
+    ids: list[bytes] = []
+    fences: list[bytes] = []
 
     while True:
-        result = conn.exec_prepared(b"cycle", [params[name] for name in order], None, Format.BINARY)
+        params["ids"] = _array(INT8_OID, ids)
+        params["fences"] = _array(TIMESTAMP_OID, fences)
+        result = conn.exec_prepared(
+            b"cycle", [params[name] for name in order], formats, Format.BINARY
+        )
         _check(result)
-        last = result.nfields - 1
-        taken = range(0 if result.get_value(0, 1) is None else result.ntuples)
+        names = [result.fname(column) for column in range(result.nfields)]
+        id_at, fence_at = names.index(b"id"), names.index(b"attempted_at")
+        # A row without a job tells how many were acked.
+        taken = sorted(
+            (result.get_value(row, id_at), result.get_value(row, fence_at))
+            for row in range(result.ntuples)
+            if result.get_value(row, id_at) is not None
+        )
 
-        if not taken and params["ids"] == b"{}":
+        if not taken and not ids:
             return
 
-        ids = [b"%d" % int.from_bytes(result.get_value(row, 1) or b"", "big") for row in taken]
-        fences = [b'"%s"' % (result.get_value(row, last) or b"") for row in taken]
-        params["ids"] = b"{" + b",".join(ids) + b"}"
-        params["fences"] = b"{" + b",".join(fences) + b"}"
+        ids = [id_ for id_, _ in taken]
+        fences = [fence for _, fence in taken]
+
+
+def _array(oid: int, values: list[bytes]) -> bytes:
+    """An array of values of eight bytes in binary form, as they came in the reply."""
+    length = struct.pack("!I", 8)
+
+    if not values:
+        return struct.pack("!III", 0, 0, oid)
+
+    return struct.pack("!IIIII", 1, 0, oid, len(values), 1) + length + length.join(values)
 
 
 def _check(result: psycopg.pq.abc.PGresult) -> None:

@@ -1,81 +1,75 @@
-"""Drain a queue with oban-py, set up as its own command line does: uvloop, orjson, defaults.
-
-Runs on oban-py's own Python, so it imports nothing of this project. With ``"install": true`` it
-only makes oban-py's tables, by oban-py's own installer.
-"""
+"""oban-py, set up as its own command line does: uvloop, orjson, defaults."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import resource
-import sys
-import time
-from itertools import count
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import oban
 import orjson
+import tasks
 import uvloop
 from oban import schema
 from oban._config import Config
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 
-async def main(given: dict[str, Any]) -> dict[str, Any]:
-    """Run until the last job has run, and tell when the work began."""
-    set_json_dumps(orjson.dumps)
-    set_json_loads(orjson.loads)
+class ObanPy(tasks.Peer):
+    """Its pool, its facade, its workers."""
 
-    config = Config(dsn=given["dsn"], prefix=given["schema"])
-    pool = await config.create_pool()
+    def __init__(self, given: tasks.Given) -> None:
+        super().__init__(given)
+        set_json_dumps(orjson.dumps)
+        set_json_loads(orjson.loads)
+        self.run: Callable[[int], Awaitable[None]]
+        peer = self
 
-    try:
-        if given.get("install"):
-            await schema.install(pool, prefix=given["schema"])
+        class Noop:
+            async def process(self, job: oban.Job) -> None:
+                await peer.run(job.args["number"])
 
-            return {"installed": oban.__version__}
+        self.worker = oban.worker()(Noop)
 
-        return await drain(given, pool)
-    finally:
-        await pool.close()
+    @asynccontextmanager
+    async def _pool(self, **sizes: int) -> AsyncIterator[Any]:
+        pool = await Config(dsn=self.dsn, prefix=self.given["schema"], **sizes).create_pool()
 
-
-async def drain(given: dict[str, Any], pool: Any) -> dict[str, Any]:
-    """Run every job of the queue."""
-    total = given["jobs"]
-    counter = count(1)
-    ran_all = asyncio.Event()
-
-    class Noop:
-        async def process(self, job: oban.Job) -> None:
-            if next(counter) == total:
-                ran_all.set()
-
-    # The name in the rows; oban-py has no option for it.
-    Noop.__module__, Noop.__qualname__ = given["worker"].rsplit(".", 1)
-    oban.worker()(Noop)
-
-    async with pool.connection() as conn:
-        cursor = await conn.execute("SELECT timezone('UTC', clock_timestamp())::text")
-        (started,) = await cursor.fetchone()
-
-    used = time.process_time()
-
-    async with oban.Oban(pool=pool, prefix=given["schema"], queues={"default": given["limit"]}):
         try:
-            await asyncio.wait_for(ran_all.wait(), given["timeout"])
-            finished = True
-        except TimeoutError:
-            finished = False
+            yield pool
+        finally:
+            await pool.close()
 
-    return {
-        "started": started,
-        "finished": finished,
-        "cpu": time.process_time() - used,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+    async def install(self) -> None:
+        async with self._pool() as pool:
+            await schema.install(pool, prefix=self.given["schema"])
+
+    @asynccontextmanager
+    async def opened(self, connections: int) -> AsyncIterator[None]:
+        async with self._pool(pool_min_size=connections, pool_max_size=connections) as pool:
+            self.oban = oban.Oban(pool=pool, prefix=self.given["schema"])
+            yield
+
+    async def one(self, number: int, queue: str) -> None:
+        await self.oban.enqueue(self.worker.new({"number": number}, queue=queue))
+
+    async def many(self, numbers: range) -> None:
+        await self.oban.enqueue_many([self.worker.new({"number": number}) for number in numbers])
+
+    @asynccontextmanager
+    async def working(self, run: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
+        self.run = run
+        queues = dict.fromkeys(self.queues, self.given["limit"])
+
+        async with (
+            self._pool() as pool,
+            oban.Oban(pool=pool, prefix=self.given["schema"], queues=queues),
+        ):
+            # Its producers listen a moment after it has started.
+            await asyncio.sleep(0 if self.given["task"] == "drain" else 0.5)
+            yield
 
 
 if __name__ == "__main__":
-    json.dump(uvloop.run(main(json.load(sys.stdin))), sys.stdout)
+    tasks.main(ObanPy, uvloop.run)

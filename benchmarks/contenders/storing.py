@@ -1,14 +1,20 @@
-"""Store jobs, by oban_sync or by the raw statement, many at once or one by one."""
+"""Store jobs, by oban_sync or by raw statements, many at once or one by one.
+
+One by one, several threads do so with a connection each; all begin at a line on standard input, so
+that several processes begin together.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import tasks
 from psycopg.pq import Format
 
 import oban_sync
@@ -32,18 +38,33 @@ VALUES ($1, $2, $3::jsonb, '{{}}', '{{}}', 0, 20, timezone('UTC', now()))
 RETURNING id
 """
 
+#: The same, and nodes are woken in its transaction.
+ONE_AND_NOTIFY = """
+WITH stored AS (
+    INSERT INTO {schema}.oban_jobs
+        (queue, worker, args, meta, tags, priority, max_attempts, scheduled_at)
+    VALUES ($1, $2, $3::jsonb, '{{}}', '{{}}', 0, 20, timezone('UTC', now()))
+    RETURNING id
+)
+SELECT id, pg_notify('{schema}.oban_insert', '{{"queue":"default"}}') FROM stored
+"""
+
 #: Jobs per statement, as in the library.
 BATCH = 5_000
 
 
 def main() -> None:
     """Store the jobs; tell how long it took, and whether the ids came in order."""
-    given = json.load(sys.stdin)
+    given = tasks.given()
 
     @oban_sync.worker(name=given["worker"])
     class Noop:
         def process(self, job: oban_sync.Job) -> None:
             pass
+
+    if given["how"] in SINGLES:
+        tasks.tell(_one_by_one(given, Noop))
+        return
 
     measure: Callable[[dict[str, Any], Any], tuple[float, list[int]]] = {
         "enqueue_many": _enqueue_many,
@@ -51,12 +72,9 @@ def main() -> None:
         "unique": _unique,
         "unique, half there": _half_there,
         "raw bulk": _raw_bulk,
-        "enqueue": _enqueue,
-        "unique enqueue": _unique_enqueue,
-        "raw single": _raw_single,
     }[given["how"]]
     seconds, ids = measure(given, Noop)
-    json.dump({"seconds": seconds, "ordered": _in_order(ids, given["jobs"])}, sys.stdout)
+    tasks.tell({"seconds": seconds, "ordered": _in_order(ids, given["jobs"])})
 
 
 def _in_order(ids: list[int], jobs: int) -> bool:
@@ -164,46 +182,125 @@ def _raw_bulk(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
     return seconds, ids
 
 
-def _enqueue(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
-    _opened(given)
-    ids: list[int] = []
-    started = time.perf_counter()
+def _one_by_one(given: dict[str, Any], worker: Any) -> dict[str, Any]:
+    """Several threads, each of them with a part of the jobs."""
+    connections = given["connections"]
+    numbers = range(given["first"], given["first"] + given["jobs"])
+    ids: list[list[int]] = [[] for _ in range(connections)]
+    open_one = SINGLES[given["how"]](given, worker)
+    ready = threading.Barrier(connections + 1)
+    go = threading.Event()
+    ended = threading.Barrier(connections + 1)
 
-    for number in range(given["jobs"]):
-        ids.append(worker.enqueue({"number": number}).id)
+    def work(place: int) -> None:
+        try:
+            one = open_one()
+            ready.wait()
+            go.wait()
+            ids[place] += [one(number) for number in numbers[place::connections]]
+            ended.wait()
+        except BaseException:
+            ready.abort()
+            ended.abort()
+            raise
 
-    return time.perf_counter() - started, ids
+    threads = [threading.Thread(target=work, args=[place]) for place in range(connections)]
+
+    for thread in threads:
+        thread.start()
+
+    ready.wait()
+    tasks.ready()
+    sys.stdin.readline()
+    begun = time.monotonic_ns()
+    go.set()
+    ended.wait()
+    told = {"begun": begun, "ended": time.monotonic_ns()}
+
+    for thread in threads:
+        thread.join()
+
+    # Those of several connections are between each other.
+    ordered = all(_in_order(each, len(each)) for each in ids)
+
+    return told | {"ordered": ordered and sum(map(len, ids)) == len(numbers)}
 
 
-def _unique_enqueue(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
-    _opened(given)
-    ids: list[int] = []
-    started = time.perf_counter()
+def _enqueue(given: dict[str, Any], worker: Any, **options: Any) -> Callable[[], Any]:
+    oban = oban_sync.Oban(given["dsn"], prefix=given["schema"], pool_size=given["connections"])
 
-    for number in range(given["jobs"]):
-        ids.append(worker.enqueue({"number": number}, unique=True).id)
+    def opened() -> Callable[[int], int]:
+        # Until each thread has had one, none is given back: so there is one for each.
+        with oban.connection() as conn:
+            conn.execute("SELECT pg_sleep(0.1)")
 
-    return time.perf_counter() - started, ids
+        return lambda number: worker.enqueue({"number": number}, **options).id
+
+    return opened
 
 
-def _raw_single(given: dict[str, Any], worker: Any) -> tuple[float, list[int]]:
-    ids: list[int] = []
+def _unique_enqueue(given: dict[str, Any], worker: Any) -> Callable[[], Any]:
+    return _enqueue(given, worker, unique=True)
 
-    with psycopg.connect(given["dsn"], autocommit=True) as conn:
-        pgconn = conn.pgconn
+
+def _raw_single(statement: str) -> Callable[..., Callable[[], Any]]:
+    """By libpq itself, prepared: no Python client can be faster."""
+
+    def made(given: dict[str, Any], worker: Any) -> Callable[[], Any]:
         name = given["worker"].encode()
-        _check(pgconn.prepare(b"insert", ONE.format(schema=given["schema"]).encode()))
-        started = time.perf_counter()
 
-        for number in range(given["jobs"]):
-            args = b'{"number":%d}' % number
-            result = pgconn.exec_prepared(b"insert", [b"default", name, args], None, Format.BINARY)
-            _check(result)
-            ids.append(int.from_bytes(_value(result, 0), "big"))
+        def opened() -> Callable[[int], int]:
+            conn = psycopg.connect(given["dsn"], autocommit=True)
+            pgconn = conn.pgconn
+            _check(pgconn.prepare(b"insert", statement.format(schema=given["schema"]).encode()))
 
-        seconds = time.perf_counter() - started
+            # The connection is held here, lest it is closed.
+            def one(number: int, _conn: Any = conn) -> int:
+                values = [b"default", name, b'{"number":%d}' % number]
+                result = pgconn.exec_prepared(b"insert", values, None, Format.BINARY)
+                _check(result)
 
-    return seconds, ids
+                return int.from_bytes(_value(result, 0), "big")
+
+            return one
+
+        return opened
+
+    return made
+
+
+def _by_psycopg(given: dict[str, Any], worker: Any) -> Callable[[], Any]:
+    """As a program in Python would do it."""
+    statement = ONE_AND_NOTIFY.format(schema=given["schema"])
+
+    for number in (1, 2, 3):
+        statement = statement.replace(f"${number}", "%s")
+
+    def opened() -> Callable[[int], int]:
+        conn = psycopg.connect(given["dsn"], autocommit=True)
+
+        def one(number: int) -> int:
+            args = json.dumps({"number": number})
+            row = conn.execute(
+                statement, ["default", given["worker"], args], prepare=True
+            ).fetchone()
+            assert row is not None
+
+            return int(row[0])
+
+        return one
+
+    return opened
+
+
+#: What opens a connection in a thread; that gives what stores a job by its number and gives the id.
+SINGLES: dict[str, Callable[[dict[str, Any], Any], Callable[[], Any]]] = {
+    "enqueue": _enqueue,
+    "unique enqueue": _unique_enqueue,
+    "psycopg, NOTIFY": _by_psycopg,
+    "raw, NOTIFY": _raw_single(ONE_AND_NOTIFY),
+    "raw": _raw_single(ONE),
+}
 
 
 def _value(result: psycopg.pq.abc.PGresult, row: int) -> bytes:
