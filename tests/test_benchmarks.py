@@ -25,6 +25,9 @@ SMOKES = {
     "insert": (["--audience=busy"], ["enqueue_many", "raw, NOTIFY", "by 4/2, busy node"]),
     "fairness": ([], ["fair"]),
     "cpu": ([], ["process", "raw"]),
+    "latency": ([], ["ours", "raw"]),
+    "growth": ([], ["ceiling", "part 4"]),
+    "idle": ([], ["leader", "follower"]),
 }
 
 
