@@ -4,61 +4,50 @@
 ALTER TABLE /* schema */oban_sync_producers
 ADD COLUMN IF NOT EXISTS listening boolean NOT NULL DEFAULT true;
 
--- Whether a node of Oban or oban-py lives: it has to hear of every job. Their leaders tell of it. The
--- tables are theirs, and may be gone, in which case the statements below are never looked at.
-CREATE OR REPLACE FUNCTION /* schema */oban_sync_others_live() RETURNS boolean
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $function$
-BEGIN
-    IF to_regclass(quote_ident(/* schema literal */) || '.oban_peers') IS NOT NULL THEN
-        IF EXISTS (
-            SELECT FROM /* schema */oban_peers AS peer
-            WHERE peer.expires_at > timezone('UTC', now())
-        ) THEN
-            RETURN true;
-        END IF;
-    END IF;
-
-    IF to_regclass(quote_ident(/* schema literal */) || '.oban_leaders') IS NOT NULL THEN
-        IF EXISTS (
-            SELECT FROM /* schema */oban_leaders AS leader
-            WHERE leader.expires_at > timezone('UTC', now())
-        ) THEN
-            RETURN true;
-        END IF;
-    END IF;
-
-    RETURN false;
-END
-$function$;
-
--- As oban_sync_notify_insert, where somebody listens to the queue.
+-- As oban_sync_notify_insert, where somebody listens to one of the queues. So it does while a node of
+-- Oban or oban-py lives, which has to hear of every job: their leaders tell of it.
 --
 -- A producer that begins to listen looks at the jobs once more when all transactions have ended that
 -- were open at that moment; so it does not matter that they do not know. One with a snapshot of its
 -- own, kept from its first statement on, may be older than it looks, and always notifies. It does not
 -- even read the producers, which would be a reason for PostgreSQL not to serialize it.
 --
--- With the rights of its owner: whoever may insert jobs need not be allowed to read of the nodes.
+-- With the rights of its owner: whoever may insert jobs need not be allowed to read of the nodes. In
+-- few statements, because each costs as much as the insert of a job. The leaders' tables belong to
+-- others, and may be gone.
 CREATE OR REPLACE FUNCTION /* schema */oban_sync_notify_listeners() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    always boolean := current_setting('transaction_isolation') <> 'read committed';
+    heard boolean := current_setting('transaction_isolation') <> 'read committed';
 BEGIN
-    PERFORM pg_notify(TG_TABLE_SCHEMA || '.oban_insert', '{"queue":' || to_json(woken.queue) || '}')
-    FROM (SELECT DISTINCT queue FROM inserted WHERE state::text = 'available') AS woken
-    WHERE CASE
-        WHEN always THEN true
-        WHEN EXISTS (
-            SELECT FROM /* schema */oban_sync_producers AS producer
-            WHERE producer.queue = woken.queue
-              AND producer.listening
-        ) THEN true
-        ELSE /* schema */oban_sync_others_live()
-    END;
+    IF NOT heard THEN
+        BEGIN
+            heard := EXISTS (
+                SELECT FROM /* schema */oban_sync_producers AS producer
+                WHERE producer.listening
+                  AND producer.queue = ANY (ARRAY(
+                      SELECT queue FROM inserted WHERE state::text = 'available'
+                  ))
+            ) OR EXISTS (
+                SELECT FROM /* schema */oban_peers AS peer
+                WHERE peer.expires_at > timezone('UTC', now())
+            ) OR EXISTS (
+                SELECT FROM /* schema */oban_leaders AS leader
+                WHERE leader.expires_at > timezone('UTC', now())
+            );
+        EXCEPTION WHEN undefined_table OR undefined_column THEN
+            heard := true;
+        END;
+    END IF;
+
+    IF heard THEN
+        PERFORM pg_notify(
+            TG_TABLE_SCHEMA || '.oban_insert', '{"queue":' || to_json(woken.queue) || '}'
+        )
+        FROM (SELECT DISTINCT queue FROM inserted WHERE state::text = 'available') AS woken;
+    END IF;
 
     RETURN NULL;
 END

@@ -36,8 +36,6 @@ DROP FUNCTION IF EXISTS /* schema */oban_sync_notify_insert();
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_notify_listeners();
 
-DROP FUNCTION IF EXISTS /* schema */oban_sync_others_live();
-
 DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb[], jsonb, integer);
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_add_error(jsonb, jsonb, integer);
