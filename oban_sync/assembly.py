@@ -49,7 +49,6 @@ from oban_sync.runtime.host import Host
 from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
-from oban_sync.runtime.processes import ProcessRunner
 from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.refresher import Refresher
 from oban_sync.runtime.roster import Roster
@@ -58,6 +57,7 @@ from oban_sync.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from oban_sync.embedded import Server
+    from oban_sync.runtime.processes import ProcessRunner
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -272,6 +272,9 @@ class Assembly:
         """What runs a queue's jobs, unless that is the slots' own threads."""
         if queue.executor.kind != "process":
             return None
+
+        # Here, because it brings multiprocessing along, which other queues do not need.
+        from oban_sync.runtime.processes import ProcessRunner
 
         config = self.config
         client = None

@@ -32,9 +32,9 @@ from oban_sync.methods import at_desk, in_name, on_bound, on_tables
 from oban_sync.runtime import drainer, foreground
 from oban_sync.runtime.host import Host
 from oban_sync.runtime.lifecycle import Lifecycle
-from oban_sync.runtime.processes import refuse_within_child
 from oban_sync.runtime.roster import QueueInfo
 from oban_sync.runtime.supervisor import Supervisor
+from oban_sync.runtime.within_child import refuse_within_child
 
 log = logging.getLogger("oban_sync")
 

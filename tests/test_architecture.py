@@ -102,7 +102,7 @@ POWERS: dict[str, set[str]] = {
     "shutil": {"embedded", "cli"},
     "click": {"cli", "integrations"},
     "rich": {"cli"},
-    "croniter": {"core/cron.py"},
+    "croniter": {"core/walls.py"},
     "asyncio": set(),
     "ctypes": {"runtime/interrupts.py", "integrations/uwsgi.py"},
     "multiprocessing": {"runtime/processes.py", "runtime/children.py", "runtime/child.py"},

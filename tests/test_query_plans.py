@@ -20,7 +20,6 @@ from oban_sync import schema
 from oban_sync.core.limits import check_limits
 from oban_sync.engine.connections import connect, connect_reserved
 from oban_sync.engine.lanes import Lanes, create_statement
-from oban_sync.engine.limits import queue_limit
 from oban_sync.engine.session import Tx
 from oban_sync.engine.statements import shaped
 from tests.support.peer_tables import make_elixir, make_oban_py
@@ -134,9 +133,9 @@ STATEMENTS = (
     hot("job_available_head", AVAILABLE),
     hot("job_reconcile", PKEY, whole=(EXECUTING,)),
     # The same under limits.
-    hot("job_fetch_limited", PKEY, AVAILABLE, session="limited"),
-    hot("job_fetch_near", PKEY, AVAILABLE, session="limited", lanes=True),
-    hot("job_fetch_lanes", PKEY, AVAILABLE, LANES.index, session="limited", lanes=True),
+    hot("job_fetch_limited", PKEY, AVAILABLE),
+    hot("job_fetch_near", PKEY, AVAILABLE, lanes=True),
+    hot("job_fetch_lanes", PKEY, AVAILABLE, LANES.index, lanes=True),
     # Every few seconds.
     hot("job_stage", PKEY, STAGING, AVAILABLE),
     hot("job_look", STAGING, AVAILABLE),
@@ -176,6 +175,7 @@ OTHERS = {
     "checkup_table": "of the doctor",
     "checkup_workers": "of the doctor",
     "cron_unfinished": "when a cron job is due",
+    "job_insert_one": "reads nothing",
     "index_list": "of the catalog",
     "job_estimate": "is a plan",
     "job_insert": "reads none",
@@ -252,7 +252,6 @@ def is_scan_of_all(node: dict[str, Any]) -> bool:
 
 #: What goes before a statement in its transaction, by the session.
 BEFORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "limited": ("limit_lock", {"name": queue_limit("queue1")}),
     "looking": ("plan_restrict", {}),
 }
 
@@ -279,7 +278,7 @@ class Planner:
             known = {name for where, name in rows if where == self._prefix}
 
             for each in STATEMENTS:
-                conn = loops if each.session in ("loops", "limited") else application
+                conn = loops if each.session == "loops" else application
 
                 if wrong := complaints(self._plan(conn, each), each, known):
                     found[each.name] = wrong

@@ -87,7 +87,7 @@ def enqueue(desk: Desk, job: Job, *, conn: Any = None) -> Job:
 def enqueue_many(
     desk: Desk, jobs: Iterable[Job] | Job, /, *rest: Job, conn: Any = None
 ) -> list[Job]:
-    """Store any number of jobs in one transaction, by one statement for every 5,000.
+    """Store any number of jobs in one transaction, some thousands by one statement.
 
     Args:
         desk: The Oban.
@@ -133,10 +133,10 @@ def _store(desk: Desk, given: Iterable[Job], conn: Any) -> list[Job]:
         with desk.db.session() as tx:
             # One job needs no transaction around its one statement.
             if len(ready) == 1:
-                return stored_jobs.insert(tx.conn, tx.schema, ready, carried)
+                return stored_jobs.insert(tx.conn, tx.schema, ready, carried, ours=True)
 
             with tx.conn.transaction():
-                return stored_jobs.insert(tx.conn, tx.schema, ready, carried)
+                return stored_jobs.insert(tx.conn, tx.schema, ready, carried, ours=True)
 
     return conflicts_retried(own) if any(job.is_unique for job in ready) else own()
 

@@ -7,7 +7,6 @@ returns a frozen, complete Config or raises a ConfigError that names the option.
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -199,6 +198,9 @@ def without_driver(conninfo: str) -> str:
 
 def new_identity() -> str:
     """A fresh uuid for one start of one node or producer: never a host name or pid."""
+    # Here, because it takes long to import and only an Oban needs it.
+    import uuid
+
     return str(uuid.uuid4())
 
 

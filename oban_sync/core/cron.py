@@ -5,19 +5,21 @@ Pure: what the time is now is always given. What a definition may say is checked
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, available_timezones
-
-from croniter import CroniterBadDateError, croniter
 
 from oban_sync.core.checks import check_choice
 from oban_sync.core.errors import ConfigError, nearest, shown
 from oban_sync.core.job import Job
 from oban_sync.core.options import JobOptions, check_name
+
+if TYPE_CHECKING:
+    from oban_sync.core.walls import Walls
 
 NICKNAMES: Mapping[str, str] = {
     "@hourly": "0 * * * *",
@@ -352,14 +354,14 @@ def due_between(
         return []
 
     after, upto = after.astimezone(UTC), upto.astimezone(UTC)
-    clock = _clock(expression, years=1)
+    walls = _walls(expression, years=1)
     found: list[datetime] = []
     step = _HOUR
 
     # From the newest on, so that a long outage of a busy entry is not walked through.
     while after < upto and len(found) < most:
         start = max(after, upto - step)
-        found = [*_between(clock, expression, zone(timezone), start, upto), *found]
+        found = [*_between(walls, expression, zone(timezone), start, upto), *found]
         upto, step = start, min(2 * step, _DAY)
 
     return found[-most:]
@@ -372,13 +374,15 @@ def next_after(expression: Expression, timezone: str, after: datetime) -> dateti
 
     after = after.astimezone(UTC)
     where = zone(timezone)
+    # Some before, where clocks are set back soon.
+    walls = _walls(expression, years=50).after(_earliest_wall(after, where))
 
-    for wall, _ in zip(_walls(expression, where, after), range(_MOST_LOOKS), strict=False):
+    for wall in islice(walls, _MOST_LOOKS):
         if times := [at for at in _moments(wall, expression, where) if at > after]:
             # When an hour is repeated, the next wall time need not be the next moment.
             after = max(after, times[0] - _DAY)
 
-            return _between(_clock(expression, years=1), expression, where, after, times[0])[0]
+            return _between(_walls(expression, years=1), expression, where, after, times[0])[0]
 
     return None
 
@@ -402,52 +406,33 @@ def _parsed(text: str) -> Expression:
     if any(part[:1] in "hHrR" for part in ",".join(fields).split(",")) or not given.isascii():
         raise ValueError("a field that cron does not have")
 
-    try:
-        croniter.expand(" ".join(fields), strict=True)
-        _clock(Expression(given, fields), datetime(2000, 1, 1), years=50).get_next()
-    except CroniterBadDateError:
-        raise ValueError("there is no such day") from None
-    except Exception as error:
-        # Some texts break its parser in other ways than it means to.
-        raise ValueError(str(error).rstrip(".")) from None
+    if given.lower() not in NICKNAMES:
+        # Here, because it takes long to import.
+        from oban_sync.core import walls
+
+        walls.check(fields)
 
     return Expression(given, fields)
 
 
-def _clock(expression: Expression, start: datetime | None = None, *, years: int) -> croniter:
-    """Finds wall times. Days are matched as cron does it, which croniter calls a bug."""
-    return croniter(
-        " ".join(expression.fields),
-        start or datetime(2000, 1, 1),
-        ret_type=datetime,
-        implement_cron_bug=True,
-        max_years_between_matches=years,
-    )
+def _walls(expression: Expression, *, years: int) -> Walls:
+    # Here, because it takes long to import.
+    from oban_sync.core.walls import Walls
 
-
-def _walls(expression: Expression, where: tzinfo, after: datetime) -> Iterator[datetime]:
-    """Wall times from a moment on, and some before where clocks are set back soon."""
-    clock = _clock(expression, _earliest_wall(after, where), years=50)
-
-    try:
-        while True:
-            yield clock.get_next()
-    except (CroniterBadDateError, OverflowError):
-        return
+    return Walls(expression.fields, years=years)
 
 
 def _between(
-    clock: croniter, expression: Expression, where: tzinfo, after: datetime, upto: datetime
+    walls: Walls, expression: Expression, where: tzinfo, after: datetime, upto: datetime
 ) -> list[datetime]:
     times: set[datetime] = set()
     last = _latest_wall(upto, where)
-    clock.set_current(_earliest_wall(after, where))
 
-    try:
-        while (wall := clock.get_next()) <= last:
-            times.update(at for at in _moments(wall, expression, where) if after < at <= upto)
-    except (CroniterBadDateError, OverflowError):
-        pass
+    for wall in walls.after(_earliest_wall(after, where)):
+        if wall > last:
+            break
+
+        times.update(at for at in _moments(wall, expression, where) if after < at <= upto)
 
     return sorted(times)
 

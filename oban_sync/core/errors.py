@@ -22,7 +22,6 @@ JobInterrupt(BaseException)          the time of the job on this thread is up
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class ObanError(Exception):
@@ -119,6 +118,9 @@ def shown(value: object, *, most: int = 80) -> str:
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
     """`` Did you mean 'limit'?`` when one of the allowed names is close, else nothing."""
+    # Here, because only mistakes need it.
+    from difflib import get_close_matches
+
     close = get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
 
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from json import encoder
 from typing import Any
 
 from oban_sync.core.errors import InvalidJobError, shown
@@ -32,8 +33,28 @@ class _Encoder(json.JSONEncoder):
         return super().default(o)
 
 
+def _made() -> Callable[[object], str]:
+    usual = _Encoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    make: Any = getattr(encoder, "c_make_encoder", None)
+
+    if make is None:
+        return usual.encode
+
+    # What `usual.encode` makes anew for each value, which takes longer than encoding a small one.
+    # It keeps no list of what it is inside of: endless things raise RecursionError, not ValueError.
+    try:
+        encoded = make(
+            None, usual.default, encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+    except TypeError:
+        # It is the standard library's own affair, and another version's may want something else.
+        return usual.encode
+
+    return lambda value: "".join(encoded(value, 0))
+
+
 #: Encode what is known to be JSON already: compact, and without escapes for letters.
-dumps = _Encoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+dumps = _made()
 
 
 def encode(value: object, field: str, *, most_bytes: int = MOST_BYTES) -> str:
@@ -43,7 +64,7 @@ def encode(value: object, field: str, *, most_bytes: int = MOST_BYTES) -> str:
         InvalidJobError: Not JSON, NaN or infinite, holds a NUL or half a surrogate pair, has a key
             that is not a string, is too deep or too large. Names the path, as in ``args.items[3]``.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):
         raise InvalidJobError(
             field, f"{shown(value)} is not a JSON object; give a dict with string keys"
         )
@@ -103,7 +124,7 @@ def _check(value: object, path: str, depth: int) -> None:
         _check_text(value, path)  # type: ignore[arg-type]
     elif kind is int or kind is bool or value is None:
         pass
-    elif isinstance(value, Mapping):
+    elif isinstance(value, (dict, Mapping)):
         if depth >= MOST_DEPTH:
             raise InvalidJobError(path, f"deeper than {MOST_DEPTH} levels")
 
@@ -111,8 +132,12 @@ def _check(value: object, path: str, depth: int) -> None:
             if not isinstance(key, str):
                 raise InvalidJobError(path, f"the key {shown(key)} is not a string")
 
-            _check_text(key, f"{path}, key {shown(key)}")
-            _check(item, f"{path}.{key}", depth + 1)
+            if not _is_plain(key):
+                _check_text(key, f"{path}, key {shown(key)}")
+
+            # The paths of most are never wanted.
+            if not _is_plain(item):
+                _check(item, f"{path}.{key}", depth + 1)
     elif isinstance(value, (list, tuple)):
         if depth >= MOST_DEPTH:
             raise InvalidJobError(path, f"deeper than {MOST_DEPTH} levels")
@@ -126,6 +151,15 @@ def _check(value: object, path: str, depth: int) -> None:
         _check_text(value, path)
     elif not isinstance(value, int):
         raise InvalidJobError(path, f"{shown(value)} is not JSON{_advice(value)}")
+
+
+def _is_plain(value: object) -> bool:
+    kind = type(value)
+
+    if kind is str:
+        return value.isascii() and "\0" not in value  # type: ignore[attr-defined, operator]
+
+    return kind is int or kind is bool or value is None
 
 
 def _check_text(text: str, path: str) -> None:

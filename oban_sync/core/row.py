@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from oban_sync.core import payload
+from oban_sync.core import clock, payload
 from oban_sync.core.carrying import with_kept
 from oban_sync.core.progress import PROGRESS
 from oban_sync.core.unique import META_KEYS, Unique
@@ -22,7 +24,10 @@ class Row(NamedTuple):
 
     Attributes:
         job: The job.
-        text: A JSON object for the insert statement; what makes it unique is not in it.
+        usual: Its plain columns, the same for most of what is stored together: the inside of a JSON
+            object ...
+        text: ... and its other columns for the insert statement, likewise; what makes it unique is
+            not in it.
         meta: The job's meta as it goes into its row.
         unique: What makes it unique, if anything.
         key: The key that comes of it, or nothing.
@@ -30,6 +35,7 @@ class Row(NamedTuple):
     """
 
     job: Job
+    usual: str
     text: str
     meta: Any
     unique: Unique | None
@@ -39,10 +45,13 @@ class Row(NamedTuple):
 
 def row_of(
     job: Job,
-    columns: Mapping[str, Any],
+    usual: str,
     args: Any,
     meta: Any,
     *,
+    schedule_in: float | None,
+    scheduled_at: datetime | None,
+    deadline: float | None,
     unique: Unique | None,
     carried: Mapping[str, Any] | None,
 ) -> Row:
@@ -50,9 +59,12 @@ def row_of(
 
     Args:
         job: The job.
-        columns: Its plain columns, as JSON.
+        usual: See `usual_of`.
         args: Its args, as a dict or as text ...
         meta: ... and its meta. What another job's key or run left in there is dropped.
+        schedule_in: Seconds after which it is to start.
+        scheduled_at: When it is to start.
+        deadline: Seconds after that within which it has to.
         unique: What makes it unique, if anything.
         carried: What it carries along from where it is enqueued.
 
@@ -60,8 +72,6 @@ def row_of(
         InvalidJobError: One of them cannot be stored, or a key that makes the job unique was taken
             away.
     """
-    row, deadline = payload.dumps(columns), columns["deadline"]
-
     if type(args) is not str:
         args = payload.encode(args, "args")
 
@@ -73,16 +83,97 @@ def row_of(
     if '"uniq' in text or (PROGRESS in text and KEPT in text):
         meta = text = payload.dumps(_of_its_own(payload.decode(text)))
 
-    if unique is None:
-        return Row(job, f'{row[:-1]},"args":{args},"meta":{text}}}', meta, None, "", deadline)
+    key = ""
 
-    key = unique.key(worker=job.worker, queue=job.queue, args=args, meta=text)
-    comma = "" if text == "{}" else ","
-    text = f'{text[:-1]}{comma}"uniq":true,"uniq_bmp":{unique.held},"uniq_key":"{key}"}}'
+    if unique is not None:
+        key = unique.key(worker=job.worker, queue=job.queue, args=args, meta=text)
+        comma = "" if text == "{}" else ","
+        meta = text = f'{text[:-1]}{comma}"uniq":true,"uniq_bmp":{unique.held},"uniq_key":"{key}"}}'
 
-    row = f'{row[:-1]},"args":{args},"meta":{text}}}'
+    row = f'"args":{args}' if text == "{}" else f'"args":{args},"meta":{text}'
 
-    return Row(job, row, text, unique, key, deadline)
+    if schedule_in is not None:
+        row += f',"schedule_in":{payload.dumps(schedule_in)}'
+
+    if scheduled_at is not None:
+        row += f',"scheduled_at":"{clock.to_wire(scheduled_at)}"'
+
+    if deadline is not None:
+        row += f',"deadline":{payload.dumps(deadline)}'
+
+    return Row(job, usual, row, meta, unique, key, deadline)
+
+
+def usual_of(queue: str, worker: str, priority: int, max_attempts: int, tags: list[str]) -> str:
+    """The plain columns of a job: the inside of a JSON object."""
+    try:
+        # What is no list is for PostgreSQL to refuse, as it stands.
+        if type(tags) is list:
+            return _usual(queue, worker, priority, max_attempts, *tags)
+    except TypeError:
+        # Changed into something that cannot be looked up.
+        pass
+
+    return _encoded(queue, worker, priority, max_attempts, tags)
+
+
+# Most jobs that are stored together have them in common, and to encode them takes longer than the
+# rest.
+# True is no 1 here: it would be stored for the next job that has one.
+@lru_cache(maxsize=256, typed=True)
+def _usual(queue: str, worker: str, priority: int, max_attempts: int, *tags: str) -> str:
+    return _encoded(queue, worker, priority, max_attempts, tags)
+
+
+def _encoded(queue: str, worker: str, priority: int, max_attempts: int, tags: object) -> str:
+    columns = {
+        "queue": queue,
+        "worker": worker,
+        "tags": tags,
+        "priority": priority,
+        "max_attempts": max_attempts,
+    }
+
+    return payload.dumps(columns)[1:-1]
+
+
+def texts_of(rows: Sequence[Row], more: Callable[[Row], str] | None = None) -> tuple[str, str]:
+    """Rows as a JSON array, and as an object the plain columns that all of them have in common.
+
+    Args:
+        rows: One or more.
+        more: What else to give than the text of each, if not that.
+    """
+    usual = rows[0].usual
+    texts = [row.text for row in rows] if more is None else [*map(more, rows)]
+
+    # Not those of most: a column that is null in one row would be taken from the others.
+    if all(row.usual == usual for row in rows):
+        return f"[{{{'},{'.join(texts)}}}]", f"{{{usual}}}"
+
+    both = [f"{row.usual},{text}" for row, text in zip(rows, texts, strict=True)]
+
+    return f"[{{{'},{'.join(both)}}}]", "{}"
+
+
+def whole_of(rows: Sequence[Row]) -> str:
+    """Rows with all that is known of them, as a JSON array."""
+    return f"[{','.join(f'{{{row.usual},{with_options(row)}}}' for row in rows)}]"
+
+
+def with_options(row: Row) -> str:
+    """A row's text with what makes it unique."""
+    return row.text if row.unique is None else f"{row.text},{row.unique.row}"
+
+
+def characters_of(row: Row) -> int:
+    """How much a row adds to a statement at the most."""
+    return len(row.usual) + len(row.text)
+
+
+def is_simple(row: Row) -> bool:
+    """Whether it has neither tags nor a deadline."""
+    return not row.job.tags and type(row.job.tags) is list and row.deadline is None
 
 
 def _of_its_own(meta: Mapping[str, Any]) -> dict[str, Any]:

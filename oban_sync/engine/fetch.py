@@ -259,6 +259,9 @@ def _first(tx: Tx, claim: Claim, running: Collection[Job]) -> int | None:
     """The job that would be taken next."""
     if claim.limiter is None:
         shunned = ack.array(claim.shunned.ids())
+        # The turn that follows has to come upon this very job. Behind a place that the scan moved
+        # on to it would take another one, and this one be blamed.
+        claim.scan.restart()
         head = tx.tuples("job_available_head", queue=claim.queue, shunned=shunned)
 
         return head[0][0] if head else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -18,16 +18,11 @@ from psycopg.pq import TransactionStatus
 from oban_sync.core import clock, payload
 from oban_sync.core.errors import ConfigError
 from oban_sync.core.job import Job, Row
+from oban_sync.core.row import characters_of, is_simple, texts_of, whole_of, with_options
+from oban_sync.engine.batches import Ahead, batches_of, parts_of
 from oban_sync.engine.callers import run_on
+from oban_sync.engine.sending import Meanwhile, is_plain, run_alone, run_for
 from oban_sync.engine.session import translated
-
-Item = TypeVar("Item")
-
-#: Jobs stored or changed by one statement ...
-MOST_JOBS = 5_000
-
-#: ... and characters of JSON, whatever their number: PostgreSQL's own limit is 256 MB.
-MOST_CHARACTERS = 16_000_000
 
 #: Times that a unique job is tried whose key was taken when it was inserted, and free when its
 #: holder was looked for. Each time another job has come and gone in between.
@@ -60,7 +55,12 @@ Changes = Mapping[str, Any]
 
 
 def insert(
-    conn: Any, schema: str, jobs: Iterable[Job], carried: dict[str, Any] | None = None
+    conn: Any,
+    schema: str,
+    jobs: Iterable[Job],
+    carried: dict[str, Any] | None = None,
+    *,
+    ours: bool = False,
 ) -> list[Job]:
     """Store jobs through any kind of connection, in its transaction, in order.
 
@@ -72,28 +72,56 @@ def insert(
         schema: The schema of the tables.
         jobs: Any iterable; read batch by batch.
         carried: What each of them takes along.
+        ours: It is a connection of psycopg's, and nobody else uses it until this returns, the jobs'
+            iterable included: PostgreSQL may work on some while the next are made ready.
 
     Returns:
         A stored copy of each job, with its id and times, in the order given.
     """
+    ours = ours and is_plain(conn)
     stored: list[Job] = []
-
     rows = (job.to_row(carried) for job in jobs)
+    batches = Ahead(batches_of(rows, characters_of, ahead=ours))
+    # What has come back, and is not made into jobs yet.
+    given: list[tuple[list[Row], list[tuple[Any, ...]]]] = []
 
-    for batch, texts in _batches(rows, lambda row: row.text):
+    def meanwhile() -> None:
+        batches.look()
+        stored.extend(_copies(given))
+
+    for batch in batches:
         if all(row.unique is None for row in batch):
-            stored.extend(_insert(conn, schema, batch, texts))
+            found = _insert(conn, schema, batch, meanwhile if ours else None)
+            given.append((batch, found))
         else:
-            stored.extend(_insert_unique(conn, schema, batch))
+            stored.extend(_copies(given))
+            stored.extend(_insert_unique(conn, schema, batch, batches.look if ours else None))
+
+    stored.extend(_copies(given))
 
     return stored
 
 
-def _insert(conn: Any, schema: str, batch: list[Row], texts: list[str]) -> list[Job]:
-    found = run_on(conn, "job_insert", schema, jobs=f"[{','.join(texts)}]")
-    found.sort()
+def _copies(given: list[tuple[list[Row], list[tuple[Any, ...]]]]) -> Iterator[Job]:
+    while given:
+        batch, found = given.pop(0)
 
-    return [row.job.stored(row, *values) for row, values in zip(batch, found, strict=True)]
+        for row, values in zip(batch, found, strict=True):
+            yield row.job.stored(row, *values)
+
+
+def _insert(
+    conn: Any, schema: str, batch: list[Row], meanwhile: Meanwhile | None = None
+) -> list[tuple[Any, ...]]:
+    texts, usual = texts_of(batch)
+
+    if meanwhile is not None and len(batch) == 1 and is_simple(batch[0]):
+        return run_alone(conn, "job_insert_one", schema, job=texts[1:-1], usual=usual)
+
+    found = run_for(conn, "job_insert", schema, meanwhile, jobs=texts, usual=usual)
+    found.sort(key=itemgetter(0))
+
+    return found
 
 
 class _Gone(Exception):
@@ -108,14 +136,16 @@ class _Gone(Exception):
         self.ids = ids
 
 
-def _insert_unique(conn: Any, schema: str, batch: list[Row]) -> list[Job]:
+def _insert_unique(
+    conn: Any, schema: str, batch: list[Row], meanwhile: Meanwhile | None = None
+) -> list[Job]:
     places = list(range(len(batch)))
     own = _in_transaction(conn)
 
     if own is None:
-        stored = _try(conn, schema, batch, places, None, again=True)
+        stored = _try(conn, schema, batch, places, None, again=True, meanwhile=meanwhile)
     else:
-        stored = _in_order(own, schema, batch, places, None)
+        stored = _in_order(own, schema, batch, places, None, meanwhile)
 
     return [stored[place] for place in places]
 
@@ -126,6 +156,7 @@ def _in_order(
     batch: list[Row],
     places: list[int],
     ids: dict[int, int] | None,
+    meanwhile: Meanwhile | None = None,
 ) -> dict[int, Job]:
     """Insert some of a batch in a transaction, and never a smaller key after a larger one.
 
@@ -134,11 +165,11 @@ def _in_order(
     with the larger keys done one after the other.
     """
     if len(places) == 1:
-        return _try(conn, schema, batch, places, ids, again=True)
+        return _try(conn, schema, batch, places, ids, again=True, meanwhile=meanwhile)
 
     try:
         with conn.transaction():
-            return _try(conn, schema, batch, places, ids, again=False)
+            return _try(conn, schema, batch, places, ids, again=False, meanwhile=meanwhile)
     except _Gone as gone:
         ids = gone.ids
 
@@ -171,6 +202,7 @@ def _try(
     ids: dict[int, int] | None,
     *,
     again: bool,
+    meanwhile: Meanwhile | None = None,
 ) -> dict[int, Job]:
     """Insert some of a batch, or find what is there.
 
@@ -179,13 +211,14 @@ def _try(
         ids: What was drawn for them before.
         again: Whether to try a job again that was refused in favour of one that has gone since.
             What gave way at our wish is tried again in any case: nobody else can take its key.
+        meanwhile: What to do during the first statement.
 
     Raises:
         _Gone: There is such a job, and it is not to be tried again.
     """
     rows = [batch[place] for place in places]
     given = None if ids is None else [ids[place] for place in places]
-    found = _insert_free(conn, schema, rows, given)
+    found = _insert_free(conn, schema, rows, given, meanwhile)
 
     if len(found) == len(rows) and found[0][1] is not None:
         return {
@@ -225,32 +258,37 @@ def _try(
         found = _insert_free(conn, schema, rows, [drawn[place] for place in left])
 
     # PostgreSQL takes them after all, or says what is in the way.
-    inserted = _insert(conn, schema, rows, [row.text for row in rows])
+    inserted = _copies([(rows, _insert(conn, schema, rows))])
 
     return stored | dict(zip(left, inserted, strict=True))
 
 
 def _insert_free(
-    conn: Any, schema: str, rows: list[Row], ids: list[int] | None = None
+    conn: Any,
+    schema: str,
+    rows: list[Row],
+    ids: list[int] | None = None,
+    meanwhile: Meanwhile | None = None,
 ) -> list[tuple[Any, ...]]:
     """Insert what is not there; the rows of what was inserted, and those of all unless it was all.
 
     By id, and so in the order of the jobs.
     """
-    usual = next((row.unique for row in rows if row.unique is not None), None)
-    texts = [
-        row.text if row.unique is usual or row.unique is None else _with_options(row)
-        for row in rows
-    ]
-    found = run_on(
+    unique = next((row.unique for row in rows if row.unique is not None), None)
+    texts, usual = texts_of(
+        rows, lambda row: row.text if row.unique is unique else with_options(row)
+    )
+    found = run_for(
         conn,
         "job_insert_unique",
         schema,
-        jobs=f"[{','.join(texts)}]",
+        meanwhile,
+        jobs=texts,
+        usual=usual,
         ids=None if ids is None else f"{{{','.join(map(str, ids))}}}",
         count=str(len(rows)),
-        states="{}" if usual is None else usual.array,
-        period=None if usual is None or usual.period is None else repr(usual.period),
+        states="{}" if unique is None else unique.array,
+        period=None if unique is None or unique.period is None else repr(unique.period),
     )
     found.sort(key=itemgetter(0))
 
@@ -265,7 +303,7 @@ def _find(
         conn,
         "job_unique_find",
         schema,
-        jobs=f"[{','.join(_with_options(batch[place]) for place in places)}]",
+        jobs=whole_of([batch[place] for place in places]),
         channel=f"{schema}.oban_insert",
     )
 
@@ -276,10 +314,6 @@ def _find(
             yield place, None
         else:
             yield place, _loaded(tuple(columns)).found_for(batch[place])
-
-
-def _with_options(row: Row) -> str:
-    return row.text if row.unique is None else f"{row.text[:-1]},{row.unique.row}}}"
 
 
 def get(conn: Any, schema: str, job_id: int) -> Job | None:
@@ -315,7 +349,7 @@ def cancel(conn: Any, schema: str, ids: Iterable[int], *, by: str | None = None)
     changed: list[Cancelled] = []
 
     with _together(conn, schema):
-        for part in _parts(ids):
+        for part in parts_of(ids):
             rows = run_on(conn, "job_cancel", schema, ids=part, by=by, channel=channel)
             changed.extend(Cancelled(*row) for row in rows)
 
@@ -333,7 +367,7 @@ def retry(conn: Any, schema: str, ids: Iterable[int]) -> list[int]:
     with _together(conn, schema):
         return [
             row[0]
-            for part in _parts(ids)
+            for part in parts_of(ids)
             for row in run_on(conn, "job_retry", schema, ids=part, channel=channel)
         ]
 
@@ -346,7 +380,7 @@ def delete(conn: Any, schema: str, ids: Iterable[int]) -> list[int]:
     """
     with _together(conn, schema):
         return [
-            row[0] for part in _parts(ids) for row in run_on(conn, "job_delete", schema, ids=part)
+            row[0] for part in parts_of(ids) for row in run_on(conn, "job_delete", schema, ids=part)
         ]
 
 
@@ -376,7 +410,7 @@ def update(
     updated: list[Job] = []
 
     with _together(conn, schema):
-        for part in _parts(ids):
+        for part in parts_of(ids):
             updated.extend(_update(conn, schema, part, changes, reading))
 
     return updated
@@ -390,7 +424,7 @@ def _update(
     rows = {job_id: change for job_id, job in jobs.items() if (change := changes(job))}
     written: dict[int, Job] = {}
 
-    for _, texts in _batches(rows.items(), lambda item: _change_row(*item)):
+    for texts in batches_of((_change_row(*item) for item in rows.items()), len):
         found = run_on(
             conn,
             "job_update",
@@ -443,34 +477,3 @@ def _together(conn: Any, schema: str) -> Iterator[None]:
 
     with translated(schema), own.transaction():
         yield
-
-
-def _parts(ids: Iterable[int]) -> Iterator[str]:
-    """The ids in order, each once, as arrays that statements take."""
-    ordered = sorted(set(ids))
-
-    for start in range(0, len(ordered), MOST_JOBS):
-        yield f"{{{','.join(map(str, ordered[start : start + MOST_JOBS]))}}}"
-
-
-def _batches(
-    items: Iterable[Item], encoded: Callable[[Item], str]
-) -> Iterator[tuple[list[Item], list[str]]]:
-    batch: list[Item] = []
-    rows: list[str] = []
-    characters = 0
-
-    for item in items:
-        row = encoded(item)
-
-        if batch and (len(batch) >= MOST_JOBS or characters + len(row) > MOST_CHARACTERS):
-            yield batch, rows
-
-            batch, rows, characters = [], [], 0
-
-        batch.append(item)
-        rows.append(row)
-        characters += len(row)
-
-    if batch:
-        yield batch, rows

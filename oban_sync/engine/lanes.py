@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import psycopg
 from psycopg import sql
@@ -50,6 +51,7 @@ class Lanes:
 
         return f"{PREFIX}{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
+    @cache  # noqa: B019
     def pieces(self, schema: str) -> tuple[tuple[str, str], ...]:
         """The pieces of the statements that work with lanes."""
         index = sql.Identifier(schema, self.index).as_string(None)

@@ -24,6 +24,7 @@ from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits, Partition, Rate, lane_of
 from oban_sync.engine import wire
 from oban_sync.engine.lanes import Lanes, expression
+from oban_sync.engine.scan import Scan
 from oban_sync.engine.session import Tx
 from oban_sync.engine.statements import at_this_moment, numbered, shaped
 from oban_sync.engine.wire import Bigints, Timestamps
@@ -39,6 +40,8 @@ PASS_PERIOD = 1.0
 
 #: Lanes are numbers of 64 bits.
 _LEAST, _MOST = -(2**63), 2**63 - 1
+
+_NO_IDS, _NO_FENCES = Bigints(()), Timestamps(())
 
 Key = tuple[int, int]
 
@@ -122,6 +125,12 @@ class Limiter:
         self._weights: dict[int, int] | None = None
         # Jobs whose rows somebody else held, and until when they are passed over.
         self._passed: dict[int, float] = {}
+        # Where a queue without lanes goes on.
+        self._scan = Scan()
+        # Whether the queue had other producers the last time.
+        self._crowded = False
+        # Whether the last turn's statement may be on its way still.
+        self._unsure = True
 
     def take(
         self,
@@ -149,71 +158,100 @@ class Limiter:
             shunned: Jobs that are not taken for now.
             peek: Only find out what would be taken.
         """
+        if demand <= 0:
+            return self._say(tx, finished, running, owner)
+
         self.numbered += 1
-        steps: list[Step] = []
         now = time.monotonic()
-        self._passed = {key: until for key, until in self._passed.items() if until > now}
 
-        if finished is not None:
-            values = {"ids": finished.ids, "fences": finished.fences, "owner": owner}
-            steps.append(_plain(tx, "job_complete", values))
+        if peek:
+            # What is taken next has to be what is seen now.
+            self._scan = Scan()
 
-        kept = [self._lane_by_job.get(job.key, 0) for job in running]
+        if self._passed:
+            self._passed = {key: until for key, until in self._passed.items() if until > now}
 
-        if demand > 0:
-            steps.append(_lock(tx, queue_limit(self._queue)))
-            more = {
-                "queue": self._queue,
-                "demand": demand if self._lanes is None else min(demand, MOST_AT_ONCE),
-                "node": node,
-                "owner": owner,
-                "turn": self.numbered,
-                "shunned": Bigints([*shunned, *self._passed]),
-                "peek": peek,
-                **rate_params(queue_limit(self._queue), self.limits.rate),
-            }
-            steps.append(self._fetch(tx, kept, more))
-        else:
-            steps.append(self._report(tx, kept, owner))
+        kept = self._kept(running)
+        name = queue_limit(self._queue)
+        steps: list[Step] = []
 
-        found = _together(tx, steps)
-        acked = 0 if finished is None else len(found[0])
+        if self._crowded or self._by_lane:
+            # In a statement of its own: the next one sees what was taken during the wait.
+            steps.append(_lock(tx, name))
 
-        if demand == 0:
-            return Taken(acked)
+        params = {
+            "ids": _NO_IDS if finished is None else finished.ids,
+            "fences": _NO_FENCES if finished is None else finished.fences,
+            "lock": name,
+            "queue": self._queue,
+            "demand": demand if self._lanes is None else min(demand, MOST_AT_ONCE),
+            "node": node,
+            "owner": owner,
+            "turn": self.numbered,
+            "forced": self._unsure,
+            "moment": f"{clock.to_wire(clock.utc_now())}+00" if clock.is_virtual() else None,
+            "shunned": Bigints([*shunned, *self._passed]),
+            "peek": peek,
+            **rate_params(name, self.limits.rate),
+        }
+        steps.append(self._fetch(tx, kept, params))
+        before, self._unsure = self._unsure, True
+        found = _together(tx, steps)[-1]
+        # Where nothing was written, neither was the number.
+        self._unsure = before and found[0][-1] is None
+        again_in, cursor, spent, picked, needed, acked, others, asked = found[0][13:21]
+        self._crowded = others > 0
+        rows = [] if found[0][0] is None else [row[:13] for row in found]
+        rows.sort()
 
-        again_in, cursor, spent, picked, needed = found[-1][0][13:18]
-        rows = [row[:13] for row in found[-1] if row[0] is not None]
+        if peek:
+            return Taken(acked, rows, again_in, picked)
 
-        if not peek:
+        held: set[int] = set()
+
+        # Where they are all that fits, others may wait behind them.
+        if len(rows) < len(picked) and (not rows or len(picked) == demand):
             held = set(picked) - {row[2] for row in rows}
-            # Where they are all that fits, others may wait behind them.
-            held = held if not rows or len(picked) == demand else set()
             self._passed |= dict.fromkeys(held, now + PASS_PERIOD)
+
+        if self._lanes is not None:
             known = {job.key: lane for job, lane in zip(running, kept, strict=True)}
             self._lane_by_job = known | {(row[2], row[11]): row[12] for row in rows}
-
-            if self._lanes is not None:
-                self._cursor, self._spent = cursor, spent
-                full = demand > len(rows) == MOST_AT_ONCE or (needed and not self._goes_far)
-                again_in = AT_ONCE if full or held else again_in
-                self._goes_far = needed
+            self._cursor, self._spent = cursor, spent
+            full = demand > len(rows) == MOST_AT_ONCE or (needed and not self._goes_far)
+            again_in = AT_ONCE if full or held else again_in
+            self._goes_far = needed
+        elif self._scan.end(rows, asked):
+            again_in = AT_ONCE
 
         return Taken(acked, rows, again_in, picked)
+
+    @property
+    def _by_lane(self) -> bool:
+        """Whether what started is counted by lane: the statement itself reads those counts."""
+        return self.limits.rate is not None and self.limits.rate.partitioned
+
+    def _kept(self, running: Collection[Job]) -> list[int]:
+        if self._lanes is None:
+            return [0] * len(running)
+
+        return [self._lane_by_job.get(job.key, 0) for job in running]
 
     def _fetch(self, tx: Tx, kept: list[int], params: dict[str, object]) -> Step:
         limits = self.limits
         total = None if limits.partitioned else limits.allowed
 
         if self._lanes is None:
-            return _plain(tx, "job_fetch_limited", {**params, "kept": len(kept), "most": total})
+            params |= {"kept": len(kept), "most": total, **self._scan.begin()}
+
+            return _plain(tx, "job_fetch_limited", params)
 
         params |= {
             "kept": Bigints(kept),
             "most": total,
             "share": limits.allowed if limits.partitioned else None,
             "burst": limits.burst,
-            "by_lane": limits.rate is not None and limits.rate.partitioned,
+            "by_lane": self._by_lane,
             "cursor": self._cursor,
             "spent": self._spent,
         }
@@ -235,6 +273,24 @@ class Limiter:
         }
 
         return _shaped(tx, "job_fetch_lanes", pieces, params)
+
+    def _say(
+        self, tx: Tx, finished: Finished | None, running: Collection[Job], owner: str
+    ) -> Taken:
+        """Write what finished and what runs, without taking more: nobody has to wait for it."""
+        self.numbered += 1
+        steps: list[Step] = []
+
+        if finished is not None:
+            values = {"ids": finished.ids, "fences": finished.fences, "owner": owner}
+            steps.append(_plain(tx, "job_complete", values))
+
+        steps.append(self._report(tx, self._kept(running), owner))
+        before, self._unsure = self._unsure, True
+        found = _together(tx, steps)
+        self._unsure = before and not found[-1]
+
+        return Taken(0 if finished is None else len(found[0]))
 
     def _report(self, tx: Tx, kept: list[int], owner: str) -> Step:
         lanes = Bigints(kept if self._lanes is not None else [])
@@ -324,6 +380,9 @@ def _together(tx: Tx, steps: Sequence[Step]) -> list[list[tuple[Any, ...]]]:
 
     if not _goes_at_once(tx):
         return _in_transaction(tx, steps)
+
+    if len(steps) == 1:
+        return [wire.run(tx.conn, *steps[0])]
 
     return wire.run_together(tx.conn, steps)
 

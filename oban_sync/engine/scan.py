@@ -50,6 +50,12 @@ class Scan:
         self._again_at = 0.0
         self._started = 0.0
 
+    def restart(self) -> None:
+        """Begin at the head, and move on only after as many jobs as at first."""
+        self.place = HEAD
+        self._passed = 0
+        self._again_at = 0.0
+
     def begin(self) -> dict[str, object]:
         """The place as parameters of the statement about to run."""
         self._started = now = time.monotonic()

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, TypeVar
 
 import psycopg
@@ -127,14 +128,21 @@ class Db:
         self._reason = reason
         self.schema = schema
 
-    @contextmanager
-    def session(self) -> Iterator[Tx]:
+    def session(self) -> AbstractContextManager[Tx]:
         """A connection for statements that each are a transaction of their own.
 
         Raises:
             DatabaseUnavailableError: There is no connection to be had, or it broke.
             SchemaError: A table is missing.
         """
+        if cancelling.RUN.get() is None:
+            return _Session(self._pool, self._timeout, self.schema, self._used)
+
+        return self._watched()
+
+    @contextmanager
+    def _watched(self) -> Iterator[Tx]:
+        """For the run of a job whose time is watched."""
         with (
             cancelling.shielded(),
             self._explained(),
@@ -144,6 +152,20 @@ class Db:
             cancelling.known(conn, ours=True),
         ):
             yield Tx(conn, self.schema)
+
+    @contextmanager
+    def _used(self, conn: psycopg.Connection[Any] | None) -> Iterator[None]:
+        """What becomes of an error, and of a connection if there was one."""
+        with self._explained(), translated(self.schema):
+            if conn is None:
+                yield
+                return
+
+            try:
+                with _discarded_if_useless(conn), conn:
+                    yield
+            finally:
+                self._pool.putconn(conn)
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
@@ -208,6 +230,51 @@ class Db:
             raise DatabaseUnavailableError(
                 f"no connection within {self._timeout:g} s: {self._reason()}"
             ) from error
+
+
+class _Session:
+    """See `Db.session`. A class, because whoever enqueues one job waits for it: so many context
+    managers inside of each other take 30 us, and this 3.
+    """
+
+    __slots__ = ("_conn", "_pool", "_schema", "_timeout", "_used")
+
+    _conn: psycopg.Connection[Any]
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Any],
+        timeout: float,
+        schema: str,
+        used: Callable[[psycopg.Connection[Any] | None], AbstractContextManager[None]],
+    ) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._schema = schema
+        self._used = used
+
+    def __enter__(self) -> Tx:
+        try:
+            self._conn = self._pool.getconn(self._timeout)
+        except Exception as error:
+            with self._used(None):
+                raise error
+
+        return Tx(self._conn, self._schema)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None and self._conn.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._pool.putconn(self._conn)
+            return
+
+        with self._used(self._conn):
+            if error is not None:
+                raise error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from oban_sync.core.config import QueueConfig
 from oban_sync.core.errors import NotRunningError
 from oban_sync.core.serving import Facts
 from oban_sync.integrations import uwsgi
-from oban_sync.runtime.processes import refuse_within_child
+from oban_sync.runtime.within_child import refuse_within_child
 
 
 def facts(environ: Mapping[str, Any] | None = None, *, asked: str = "") -> Facts:

@@ -1,11 +1,15 @@
--- Take jobs from a queue with lanes: what a partition, or the key of fair share, tells apart. Under the
--- lock of the queue.
+-- Complete the jobs that finished plainly, and take new ones from a queue with lanes: what a partition,
+-- or the key of fair share, tells apart. Takes the lock of the queue, as job_fetch_limited does.
 --
+--   ids        bigint[]      jobs that completed with nothing else to write, ascending
+--   fences     timestamp[]   when each of them was started, in the same order
+--   lock       text          the name of the queue's lock
 --   queue      text          the queue
 --   demand     jobs          most jobs to take
 --   node       text          who takes them ...
 --   owner      uuid as text  ... and through which producer
 --   turn       bigint        number of the producer's turn; an older one takes nothing
+--   forced     boolean       write the number even if nothing changes
 --   kept       bigint[]      the lane of each job that the producer runs and goes on with
 --   most       jobs or NULL  most jobs at once over all nodes
 --   share      jobs or NULL  most jobs of a lane at once over all nodes
@@ -21,12 +25,14 @@
 --   spent      jobs          ... and how much of it was used
 --   weighted   bigint[]      lanes that get more than one job in their turn, ascending ...
 --   weights    bigint[]      ... and how many, in the same order
+--   moment     timestamptz or NULL  the time, where it is not to be PostgreSQL's
 --   shunned    bigint[]      jobs that could not be taken before
 --   peek       boolean       only tell what would be taken
 --
 -- Gives: the taken jobs' columns, lane, again_in (seconds after which there is room for more, where that
--- is known), cursor and spent (where the next turn goes on), picked (what was to be taken), needed
--- (whether the head of the queue was not enough). One row without a job when none was taken. Unordered.
+-- is known), cursor and spent (where the next turn goes on), picked and acked and others (as
+-- job_fetch_limited), needed (whether the head of the queue was not enough), asked (NULL).
+-- One row without a job when none was taken. Unordered.
 --
 -- Without fair share the head of the queue is looked at first, and what fits is taken in order. Where
 -- lanes without room fill it, and with fair share always, lanes are visited in a circle: a lane costs a
@@ -34,72 +40,62 @@
 -- million at the most.
 --
 -- Nothing is joined that could be large: a lane's place in a sorted array is found by width_bucket.
-WITH RECURSIVE me AS MATERIALIZED (
-    SELECT producer.uuid
-    FROM /* schema */oban_sync_producers AS producer
-    WHERE producer.uuid = %(owner)s::text
-      AND producer.turn < %(turn)s::bigint
-    FOR NO KEY UPDATE SKIP LOCKED
+WITH RECURSIVE acked AS (
+    UPDATE /* schema */oban_jobs AS job
+    SET state = 'completed',
+        completed_at = (SELECT timezone('UTC', now()))
+    WHERE job.id = ANY (%(ids)s::bigint[])
+      AND job.attempted_at
+          = (%(fences)s::timestamp[])[pg_catalog.width_bucket(job.id, %(ids)s::bigint[])]
+      AND job.attempted_by[2] = %(owner)s::text
+      AND job.state::text = 'executing'
+    RETURNING job.id
 ),
-others AS MATERIALIZED (
-    SELECT other.running, other.lanes
-    FROM /* schema */oban_sync_producers AS other
-    WHERE other.queue = %(queue)s::text
-      AND other.uuid <> %(owner)s::text
-),
-busy AS MATERIALIZED (
+entered AS MATERIALIZED (
     SELECT
-        array_agg(held.lane ORDER BY held.lane) AS lanes,
-        array_agg(held.jobs ORDER BY held.lane) AS jobs
-    FROM (
-        SELECT run.lane, count(*)::integer AS jobs
-        FROM (
-            SELECT pg_catalog.unnest(%(kept)s::bigint[]) AS lane
-            UNION ALL
-            SELECT pg_catalog.unnest(others.lanes) FROM others
-        ) AS run
-        WHERE %(share)s::integer IS NOT NULL
-        GROUP BY run.lane
-    ) AS held
-),
-rate AS MATERIALIZED (
-    SELECT CASE
-        WHEN %(algorithm)s::text IS NOT NULL AND NOT %(by_lane)s::boolean
-            THEN /* schema */oban_sync_rate_room(
-                %(rate)s::text,
-                0,
-                %(algorithm)s::text,
-                %(allowed)s::integer,
-                %(period)s::double precision,
-                statement_timestamp()
-            )
-    END AS room
+        state.*,
+        finished.jobs AS acked,
+        pg_catalog.timezone('UTC', state.moment) AS attempted_at
+    FROM (SELECT count(*) AS jobs FROM acked) AS finished
+    CROSS JOIN LATERAL /* schema */oban_sync_limit_enter(
+        pg_catalog.hashtextextended(
+            %(lock)s::text, pg_catalog.hashtextextended(/* schema literal */, 0)
+        ),
+        %(queue)s::text,
+        %(owner)s::text,
+        %(turn)s::bigint,
+        -- Depends on what finished, and so comes after it.
+        CASE WHEN finished.jobs >= 0 THEN %(demand)s::integer END,
+        %(most)s::integer,
+        cardinality(%(kept)s::bigint[]),
+        CASE WHEN %(share)s::integer IS NOT NULL THEN %(kept)s::bigint[] END,
+        %(rate)s::text,
+        CASE WHEN NOT %(by_lane)s::boolean THEN %(algorithm)s::text END,
+        %(allowed)s::integer,
+        %(period)s::double precision,
+        %(moment)s::timestamptz
+    ) AS state
 ),
 whole AS MATERIALIZED (
     SELECT
-        size.goal,
-        size.indexed,
+        entered.jobs AS goal,
+        coalesce((
+            SELECT entry.indisvalid
+            FROM pg_catalog.pg_index AS entry
+            WHERE entry.indexrelid = pg_catalog.to_regclass(/* index literal */)
+        ), false) AS indexed,
         CASE
-            WHEN %(fair)s::boolean OR size.goal = 0 THEN 0
-            ELSE 3 * size.goal / 2 + 20
+            WHEN %(fair)s::boolean OR entered.jobs = 0 THEN 0
+            ELSE 3 * entered.jobs / 2 + 20
         END AS breadth,
-        rate.room[1] AS rate_room,
-        rate.room[2] AS again_in
-    FROM me
-    CROSS JOIN LATERAL (
-        SELECT
-            greatest(0, least(
-                %(demand)s::integer,
-                %(most)s::integer - cardinality(%(kept)s::bigint[])
-                    - (SELECT coalesce(sum(others.running), 0)::integer FROM others)
-            )) AS goal,
-            coalesce((
-                SELECT entry.indisvalid
-                FROM pg_catalog.pg_index AS entry
-                WHERE entry.indexrelid = pg_catalog.to_regclass(/* index literal */)
-            ), false) AS indexed
-    ) AS size
-    CROSS JOIN rate
+        entered.weight AS rate_room,
+        entered.again_in
+    FROM entered
+    WHERE entered.known
+),
+busy AS MATERIALIZED (
+    SELECT entered.busy_lanes AS lanes, entered.busy_jobs AS jobs
+    FROM entered
 ),
 head AS MATERIALIZED (
     SELECT
@@ -147,7 +143,7 @@ near AS MATERIALIZED (
                     %(algorithm)s::text,
                     %(allowed)s::integer,
                     %(period)s::double precision,
-                    statement_timestamp()
+                    (SELECT entered.moment FROM entered)
                 )
         END AS room
         -- Stays a subselect, and so is called once.
@@ -235,7 +231,7 @@ walk (lane, wrapped, steps, found, is_open, share_room, rate_room, again_in, wei
                     %(algorithm)s::text,
                     %(allowed)s::integer,
                     %(period)s::double precision,
-                    statement_timestamp()
+                    (SELECT entered.moment FROM entered)
                 )
         END AS room
         OFFSET 0
@@ -364,7 +360,7 @@ surveyed AS MATERIALIZED (
                     %(algorithm)s::text,
                     %(allowed)s::integer,
                     %(period)s::double precision,
-                    statement_timestamp()
+                    (SELECT entered.moment FROM entered)
                 )
         END AS room
         -- Stays a subselect, and so is called once.
@@ -451,7 +447,7 @@ taken AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'executing',
         attempt = job.attempt + 1,
-        attempted_at = (SELECT timezone('UTC', statement_timestamp())),
+        attempted_at = (SELECT entered.attempted_at FROM entered),
         attempted_by = (SELECT ARRAY[%(node)s::text, %(owner)s::text])
     WHERE job.id = ANY (ARRAY(SELECT held.id FROM held WHERE NOT %(peek)s::boolean))
     RETURNING
@@ -469,14 +465,6 @@ taken AS (
         job.attempted_at,
         /* lane */ AS lane
 ),
-reported AS (
-    UPDATE /* schema */oban_sync_producers AS producer
-    SET turn = %(turn)s::bigint,
-        running = cardinality(%(kept)s::bigint[]) + (SELECT count(*) FROM taken)::integer,
-        lanes = %(kept)s::bigint[] || ARRAY(SELECT taken.lane FROM taken)
-    WHERE producer.uuid = (SELECT me.uuid FROM me)
-      AND NOT %(peek)s::boolean
-),
 charged AS MATERIALIZED (
     SELECT /* schema */oban_sync_rate_charge(
         %(rate)s::text,
@@ -485,19 +473,20 @@ charged AS MATERIALIZED (
         %(allowed)s::integer,
         %(period)s::double precision,
         bill.weight,
-        statement_timestamp()
+        (SELECT entered.moment FROM entered)
     ) AS done
     FROM (
         SELECT
-            CASE WHEN %(by_lane)s::boolean THEN chosen.lane ELSE 0 END AS lane,
+            chosen.lane,
             sum(chosen.weight)::integer AS weight
         FROM chosen
         WHERE %(algorithm)s::text IS NOT NULL
+          AND %(by_lane)s::boolean
           AND NOT %(peek)s::boolean
           AND chosen.id = ANY (ARRAY(SELECT held.id FROM held))
-        GROUP BY 1
+        GROUP BY chosen.lane
         -- All in one order, in case that somebody else writes them without the lock.
-        ORDER BY 1
+        ORDER BY chosen.lane
     ) AS bill
 )
 SELECT
@@ -507,11 +496,15 @@ SELECT
     told.spent,
     told.picked,
     told.needed,
-    told.charged
+    told.acked,
+    told.others,
+    NULL::integer AS asked,
+    told.charged,
+    told.written
 FROM (
     SELECT
         CASE
-            WHEN NOT EXISTS (SELECT FROM me) THEN 0.5::double precision
+            WHEN NOT entered.known THEN 0.5::double precision
             WHEN chosen.jobs < whole.goal OR held.jobs < chosen.jobs THEN least(
                 -- Somebody else holds some of them.
                 CASE WHEN held.jobs < chosen.jobs THEN 0.2 END,
@@ -539,9 +532,36 @@ FROM (
             WHEN reached.lane IS NULL THEN %(spent)s::integer
             ELSE 0
         END AS spent,
-        ARRAY(SELECT chosen.id FROM chosen) AS picked,
+        CASE
+            WHEN %(peek)s::boolean OR (SELECT count(*) FROM taken) < chosen.jobs
+                THEN ARRAY(SELECT chosen.id FROM chosen)
+            ELSE '{}'
+        END AS picked,
         (SELECT far.needed FROM far) IS TRUE AS needed,
-        (SELECT count(*) FROM charged) AS charged
+        entered.acked,
+        entered.others,
+        (SELECT count(*) FROM charged) AS charged,
+        CASE
+            WHEN entered.known AND NOT %(peek)s::boolean THEN /* schema */oban_sync_limit_leave(
+                %(owner)s::text,
+                %(turn)s::bigint,
+                cardinality(%(kept)s::bigint[]) + (SELECT count(*) FROM taken)::integer,
+                %(kept)s::bigint[] || ARRAY(SELECT taken.lane FROM taken),
+                %(forced)s::boolean,
+                %(rate)s::text,
+                %(algorithm)s::text,
+                %(allowed)s::integer,
+                %(period)s::double precision,
+                CASE
+                    WHEN %(algorithm)s::text IS NOT NULL AND NOT %(by_lane)s::boolean THEN (
+                        SELECT sum(chosen.weight)::integer
+                        FROM chosen
+                        WHERE chosen.id = ANY (ARRAY(SELECT held.id FROM held))
+                    )
+                END,
+                entered.moment
+            )
+        END AS written
     FROM reached
     CROSS JOIN (
         SELECT
@@ -552,5 +572,8 @@ FROM (
     ) AS chosen
     CROSS JOIN (SELECT count(*) AS jobs FROM held) AS held
     LEFT JOIN whole ON true
+    CROSS JOIN entered
+    -- Stays a subselect, and so is called once.
+    OFFSET 0
 ) AS told
 LEFT JOIN taken ON true

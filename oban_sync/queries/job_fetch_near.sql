@@ -1,11 +1,15 @@
--- Take jobs from a queue with lanes by a look at its head alone, while that is enough. Under the lock
--- of the queue.
+-- Complete the jobs that finished plainly, and take new ones from a queue with lanes by a look at its
+-- head alone, while that is enough. Takes the lock of the queue, as job_fetch_limited does.
 --
+--   ids        bigint[]      jobs that completed with nothing else to write, ascending
+--   fences     timestamp[]   when each of them was started, in the same order
+--   lock       text          the name of the queue's lock
 --   queue      text          the queue
 --   demand     jobs          most jobs to take
 --   node       text          who takes them ...
 --   owner      uuid as text  ... and through which producer
 --   turn       bigint        number of the producer's turn; an older one takes nothing
+--   forced     boolean       write the number even if nothing changes
 --   kept       bigint[]      the lane of each job that the producer runs and goes on with
 --   most       jobs or NULL  most jobs at once over all nodes
 --   share      jobs or NULL  most jobs of a lane at once over all nodes
@@ -17,6 +21,7 @@
 --   by_lane    boolean       ... for each lane by itself
 --   cursor     bigint        not used here: where the next turn goes on in the circle of lanes ...
 --   spent      jobs          ... and how much was used of that lane's turn
+--   moment     timestamptz or NULL  the time, where it is not to be PostgreSQL's
 --   shunned    bigint[]      jobs that could not be taken before
 --   peek       boolean       only tell what would be taken
 --
@@ -25,62 +30,51 @@
 --
 -- The first part of job_fetch_lanes, and of the same shape. To set up a statement with all that it may
 -- need costs more than this takes.
-WITH me AS MATERIALIZED (
-    SELECT producer.uuid
-    FROM /* schema */oban_sync_producers AS producer
-    WHERE producer.uuid = %(owner)s::text
-      AND producer.turn < %(turn)s::bigint
-    FOR NO KEY UPDATE SKIP LOCKED
+WITH acked AS (
+    UPDATE /* schema */oban_jobs AS job
+    SET state = 'completed',
+        completed_at = (SELECT timezone('UTC', now()))
+    WHERE job.id = ANY (%(ids)s::bigint[])
+      AND job.attempted_at
+          = (%(fences)s::timestamp[])[pg_catalog.width_bucket(job.id, %(ids)s::bigint[])]
+      AND job.attempted_by[2] = %(owner)s::text
+      AND job.state::text = 'executing'
+    RETURNING job.id
 ),
-others AS MATERIALIZED (
-    SELECT other.running, other.lanes
-    FROM /* schema */oban_sync_producers AS other
-    WHERE other.queue = %(queue)s::text
-      AND other.uuid <> %(owner)s::text
-),
-busy AS MATERIALIZED (
+entered AS MATERIALIZED (
     SELECT
-        array_agg(held.lane ORDER BY held.lane) AS lanes,
-        array_agg(held.jobs ORDER BY held.lane) AS jobs
-    FROM (
-        SELECT run.lane, count(*)::integer AS jobs
-        FROM (
-            SELECT pg_catalog.unnest(%(kept)s::bigint[]) AS lane
-            UNION ALL
-            SELECT pg_catalog.unnest(others.lanes) FROM others
-        ) AS run
-        WHERE %(share)s::integer IS NOT NULL
-        GROUP BY run.lane
-    ) AS held
-),
-rate AS MATERIALIZED (
-    SELECT CASE
-        WHEN %(algorithm)s::text IS NOT NULL AND NOT %(by_lane)s::boolean
-            THEN /* schema */oban_sync_rate_room(
-                %(rate)s::text,
-                0,
-                %(algorithm)s::text,
-                %(allowed)s::integer,
-                %(period)s::double precision,
-                statement_timestamp()
-            )
-    END AS room
+        state.*,
+        finished.jobs AS acked,
+        pg_catalog.timezone('UTC', state.moment) AS attempted_at
+    FROM (SELECT count(*) AS jobs FROM acked) AS finished
+    CROSS JOIN LATERAL /* schema */oban_sync_limit_enter(
+        pg_catalog.hashtextextended(
+            %(lock)s::text, pg_catalog.hashtextextended(/* schema literal */, 0)
+        ),
+        %(queue)s::text,
+        %(owner)s::text,
+        %(turn)s::bigint,
+        -- Depends on what finished, and so comes after it.
+        CASE WHEN finished.jobs >= 0 THEN %(demand)s::integer END,
+        %(most)s::integer,
+        cardinality(%(kept)s::bigint[]),
+        CASE WHEN %(share)s::integer IS NOT NULL THEN %(kept)s::bigint[] END,
+        %(rate)s::text,
+        CASE WHEN NOT %(by_lane)s::boolean THEN %(algorithm)s::text END,
+        %(allowed)s::integer,
+        %(period)s::double precision,
+        %(moment)s::timestamptz
+    ) AS state
 ),
 whole AS MATERIALIZED (
     SELECT
-        size.goal,
-        CASE WHEN size.goal > 0 THEN 3 * size.goal / 2 + 20 ELSE 0 END AS breadth,
-        coalesce(rate.room[1], 2147483647) AS rate_room,
-        rate.room[2] AS again_in
-    FROM me
-    CROSS JOIN LATERAL (
-        SELECT greatest(0, least(
-            %(demand)s::integer,
-            %(most)s::integer - cardinality(%(kept)s::bigint[])
-                - (SELECT coalesce(sum(others.running), 0)::integer FROM others)
-        )) AS goal
-    ) AS size
-    CROSS JOIN rate
+        entered.jobs AS goal,
+        CASE WHEN entered.jobs > 0 THEN 3 * entered.jobs / 2 + 20 ELSE 0 END AS breadth,
+        coalesce(entered.weight, 2147483647) AS rate_room,
+        entered.again_in,
+        entered.busy_lanes,
+        entered.busy_jobs
+    FROM entered
 ),
 head AS MATERIALIZED (
     SELECT
@@ -115,10 +109,10 @@ near AS MATERIALIZED (
             row_number() OVER in_lane AS rank,
             sum(head.weight) OVER in_lane AS total,
             coalesce(%(share)s::integer, 2147483647) - CASE
-                WHEN (SELECT busy.lanes FROM busy)[
-                    pg_catalog.width_bucket(head.lane, (SELECT busy.lanes FROM busy))
-                ] = head.lane THEN (SELECT busy.jobs FROM busy)[
-                    pg_catalog.width_bucket(head.lane, (SELECT busy.lanes FROM busy))
+                WHEN (SELECT whole.busy_lanes FROM whole)[
+                    pg_catalog.width_bucket(head.lane, (SELECT whole.busy_lanes FROM whole))
+                ] = head.lane THEN (SELECT whole.busy_jobs FROM whole)[
+                    pg_catalog.width_bucket(head.lane, (SELECT whole.busy_lanes FROM whole))
                 ]
                 ELSE 0
             END AS share_room
@@ -136,7 +130,7 @@ near AS MATERIALIZED (
                     %(algorithm)s::text,
                     %(allowed)s::integer,
                     %(period)s::double precision,
-                    statement_timestamp()
+                    (SELECT entered.moment FROM entered)
                 )
         END AS room
         -- Stays a subselect, and so is called once.
@@ -174,7 +168,7 @@ taken AS (
     UPDATE /* schema */oban_jobs AS job
     SET state = 'executing',
         attempt = job.attempt + 1,
-        attempted_at = (SELECT timezone('UTC', statement_timestamp())),
+        attempted_at = (SELECT entered.attempted_at FROM entered),
         attempted_by = (SELECT ARRAY[%(node)s::text, %(owner)s::text])
     WHERE job.id = ANY (ARRAY(SELECT held.id FROM held WHERE NOT %(peek)s::boolean))
     RETURNING
@@ -192,14 +186,6 @@ taken AS (
         job.attempted_at,
         /* lane */ AS lane
 ),
-reported AS (
-    UPDATE /* schema */oban_sync_producers AS producer
-    SET turn = %(turn)s::bigint,
-        running = cardinality(%(kept)s::bigint[]) + (SELECT count(*) FROM taken)::integer,
-        lanes = %(kept)s::bigint[] || ARRAY(SELECT taken.lane FROM taken)
-    WHERE producer.uuid = (SELECT me.uuid FROM me)
-      AND NOT %(peek)s::boolean
-),
 charged AS MATERIALIZED (
     SELECT /* schema */oban_sync_rate_charge(
         %(rate)s::text,
@@ -208,18 +194,19 @@ charged AS MATERIALIZED (
         %(allowed)s::integer,
         %(period)s::double precision,
         bill.weight,
-        statement_timestamp()
+        (SELECT entered.moment FROM entered)
     ) AS done
     FROM (
         SELECT
-            CASE WHEN %(by_lane)s::boolean THEN chosen.lane ELSE 0 END AS lane,
+            chosen.lane,
             sum(chosen.weight)::integer AS weight
         FROM chosen
         WHERE %(algorithm)s::text IS NOT NULL
+          AND %(by_lane)s::boolean
           AND NOT %(peek)s::boolean
           AND chosen.id = ANY (ARRAY(SELECT held.id FROM held))
-        GROUP BY 1
-        ORDER BY 1
+        GROUP BY chosen.lane
+        ORDER BY chosen.lane
     ) AS bill
 )
 SELECT
@@ -229,27 +216,61 @@ SELECT
     %(spent)s::integer AS spent,
     told.picked,
     told.needed,
-    told.charged
+    told.acked,
+    told.others,
+    NULL::integer AS asked,
+    told.charged,
+    told.written
 FROM (
     SELECT
         CASE
-            WHEN whole.goal IS NULL THEN 0.5::double precision
+            WHEN NOT entered.known THEN 0.5::double precision
             WHEN chosen.jobs < whole.goal OR held.jobs < chosen.jobs THEN least(
                 CASE WHEN held.jobs < chosen.jobs THEN 0.2 END,
                 (SELECT min(near.again_in) FROM near WHERE near.too_soon),
                 CASE WHEN (SELECT count(*) FROM ordered) > chosen.jobs THEN whole.again_in END
             )
         END AS again_in,
-        ARRAY(SELECT chosen.id FROM chosen) AS picked,
+        CASE
+            WHEN %(peek)s::boolean OR (SELECT count(*) FROM taken) < chosen.jobs
+                THEN ARRAY(SELECT chosen.id FROM chosen)
+            ELSE '{}'
+        END AS picked,
         coalesce(
             whole.goal > 0
                 AND (SELECT count(*) FROM head) >= whole.breadth
                 AND (SELECT count(*) FROM ordered WHERE NOT ordered.over) < whole.goal,
             false
         ) AS needed,
-        (SELECT count(*) FROM charged) AS charged
+        entered.acked,
+        entered.others,
+        (SELECT count(*) FROM charged) AS charged,
+        CASE
+            WHEN entered.known AND NOT %(peek)s::boolean THEN /* schema */oban_sync_limit_leave(
+                %(owner)s::text,
+                %(turn)s::bigint,
+                cardinality(%(kept)s::bigint[]) + (SELECT count(*) FROM taken)::integer,
+                %(kept)s::bigint[] || ARRAY(SELECT taken.lane FROM taken),
+                %(forced)s::boolean,
+                %(rate)s::text,
+                %(algorithm)s::text,
+                %(allowed)s::integer,
+                %(period)s::double precision,
+                CASE
+                    WHEN %(algorithm)s::text IS NOT NULL AND NOT %(by_lane)s::boolean THEN (
+                        SELECT sum(chosen.weight)::integer
+                        FROM chosen
+                        WHERE chosen.id = ANY (ARRAY(SELECT held.id FROM held))
+                    )
+                END,
+                entered.moment
+            )
+        END AS written
     FROM (SELECT count(*) AS jobs FROM chosen) AS chosen
     CROSS JOIN (SELECT count(*) AS jobs FROM held) AS held
-    LEFT JOIN whole ON true
+    CROSS JOIN whole
+    CROSS JOIN entered
+    -- Stays a subselect, and so is called once.
+    OFFSET 0
 ) AS told
 LEFT JOIN taken ON true

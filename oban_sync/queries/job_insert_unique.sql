@@ -1,13 +1,16 @@
 -- Store jobs of which some are unique, in the order given, but for those that are there already.
 --
---   jobs    JSON as text      array of objects with the columns below; scheduled_at is naive UTC
+--   jobs    JSON as text      array of objects with the columns below; scheduled_at is naive UTC, and
+--                             meta is {} where there is none
+--   usual   JSON as text      object with the plain columns, for the jobs that have none of their own
 --   ids     bigint[] as text  their ids, where they were drawn before, or NULL
 --   count   jobs              how many ids to draw else
 --   states  text[] as text    a job in one of these counts as the same, where a row has no others
 --   period  seconds           and only if it is no older, or NULL for ever; likewise
 --
 -- Gives: id, inserted_at, scheduled_at of the jobs that were stored; ids grow in the order of the
--- array. Unless that is all of them, also the id alone of every job.
+-- array. Unless that is all of them, also the id alone of every job. Without scheduled_at it is the
+-- same as inserted_at.
 --
 -- The index decides, and waits for whoever inserts the same key at the moment. Keys are inserted in
 -- their order, so that two such statements cannot wait for each other; ids are drawn before that. Of
@@ -66,21 +69,40 @@ stored AS (
             WHEN job.schedule_in IS NULL AND job.scheduled_at IS NULL THEN 'available'
             ELSE 'scheduled'
         END::/* schema */oban_job_state,
-        job.queue,
-        job.worker,
+        coalesce(job.queue, usual.queue),
+        coalesce(job.worker, usual.worker),
         job.args,
         CASE
             WHEN job.deadline IS NULL THEN job.meta
             ELSE /* schema */oban_sync_with_deadline(job.meta, job.deadline, job.start)
         END,
-        job.tags,
-        job.priority,
-        job.max_attempts,
+        coalesce(job.tags, usual.tags),
+        coalesce(job.priority, usual.priority),
+        coalesce(job.max_attempts, usual.max_attempts),
         job.start,
         timezone('UTC', now())
-    FROM (
+    FROM pg_catalog.jsonb_to_record(%(usual)s::text::jsonb) AS usual (
+        queue text,
+        worker text,
+        tags text[],
+        priority integer,
+        max_attempts integer
+    )
+    CROSS JOIN (
         SELECT
-            *,
+            given.queue,
+            given.worker,
+            given.args,
+            coalesce(given.meta, '{}') AS meta,
+            given.tags,
+            given.priority,
+            given.max_attempts,
+            given.schedule_in,
+            given.deadline,
+            given.scheduled_at,
+            given.states,
+            given.period,
+            given.position,
             given.meta OPERATOR(pg_catalog.->>) 'uniq_key' AS key,
             coalesce(
                 timezone('UTC', now()) + make_interval(secs => given.schedule_in),
@@ -149,8 +171,16 @@ stored AS (
 )
 SELECT
     stored.id,
-    pg_catalog.to_json(stored.inserted_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS inserted_at,
-    pg_catalog.to_json(stored.scheduled_at) OPERATOR(pg_catalog.#>>) '{}'::text[] AS scheduled_at
+    CASE
+        WHEN stored.inserted_at = timezone('UTC', now()) THEN (
+            SELECT pg_catalog.to_json(timezone('UTC', now())) OPERATOR(pg_catalog.#>>) '{}'::text[]
+        )
+        ELSE pg_catalog.to_json(stored.inserted_at) OPERATOR(pg_catalog.#>>) '{}'::text[]
+    END AS inserted_at,
+    CASE
+        WHEN stored.scheduled_at <> stored.inserted_at
+            THEN pg_catalog.to_json(stored.scheduled_at) OPERATOR(pg_catalog.#>>) '{}'::text[]
+    END AS scheduled_at
 FROM stored
 UNION ALL
 SELECT

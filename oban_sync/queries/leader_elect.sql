@@ -37,7 +37,7 @@ claimed AS (
     RETURNING lease.elected_at = (SELECT now.at FROM now) AS anew
 ),
 kept AS (
-    SELECT pg_catalog.set_config('synchronous_commit', 'on', true)
+    SELECT pg_catalog.set_config('synchronous_commit', 'local', true)
     FROM claimed
     WHERE claimed.anew
       AND pg_catalog.current_setting('synchronous_commit') = 'off'

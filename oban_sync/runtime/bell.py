@@ -13,13 +13,19 @@ from enum import Enum
 
 from oban_sync.engine import listening
 from oban_sync.engine.session import Db
+from oban_sync.runtime.doubts import UNSURE_PERIOD
 
 #: Rings within so many seconds that turn the bell off.
 WINDOW = 0.1
 MOST_RINGS = 25
 
-#: Seconds without a job after which it is turned on again.
+#: Seconds without a job after which it is turned on again ...
 QUIET = 0.05
+
+#: ... and after how many looks in any case, when not one in so many found a job: to be rung for the
+#: few that come is cheaper then.
+MOST_LOOKS = 60
+SELDOM = 4
 
 #: Seconds between looks while it is off: the first after a job was found, and the longest.
 FIRST_LOOK = 0.001
@@ -54,12 +60,15 @@ class Bell:
 
     __slots__ = (
         "_db",
+        "_found",
+        "_looks",
         "_number",
         "_owner",
         "_pause",
         "_quiet_since",
         "_rings",
         "_state",
+        "_unsure_until",
         "_until",
         "look_at",
     )
@@ -72,7 +81,10 @@ class Bell:
         self._until = 0.0
         self._pause = 0.0
         self._quiet_since = 0.0
+        self._looks = 0
+        self._found = 0
         self._number = 0
+        self._unsure_until = 0.0
         self.look_at = 0.0
 
     @property
@@ -84,6 +96,14 @@ class Bell:
     def is_due(self) -> bool:
         """Whether to `tend` it, and to look for jobs after that."""
         return 0.0 < self.look_at <= time.monotonic()
+
+    def distrust(self) -> None:
+        """Turn it on, whatever it is: after a fail-over the row may say that it is off, and while
+        there was no row, jobs may have been inserted that nobody was told of.
+        """
+        self._state = _State.TURNING_ON
+        self._quiet_since = 0.0
+        self.look_at = time.monotonic()
 
     def rung(self) -> None:
         """Somebody inserted jobs, perhaps."""
@@ -106,7 +126,7 @@ class Bell:
             self.look_at = 0.0
         elif self._state is _State.TURNING_OFF:
             self._turn_off()
-        elif self._state is _State.TURNING_ON:
+        elif self._state in (_State.TURNING_ON, _State.ON):
             self._turn_on()
         elif self._state is _State.SETTLING:
             self._settle()
@@ -121,9 +141,13 @@ class Bell:
         if found >= demand:
             # With all slots taken there is nothing to look for: the next job to end causes a turn.
             self._quiet_since = self.look_at = 0.0
+            self._looks = self._found = 0
             self._pause = FIRST_LOOK
 
             return
+
+        self._looks += 1
+        self._found += found
 
         if found:
             self._quiet_since = 0.0
@@ -133,6 +157,12 @@ class Bell:
         elif now - self._quiet_since >= QUIET:
             self._state = _State.TURNING_ON
 
+        if self._looks >= MOST_LOOKS:
+            if self._found * SELDOM < self._looks:
+                self._state = _State.TURNING_ON
+
+            self._looks = self._found = 0
+
         self.look_at = now + self._pause
         self._pause = min(LONGEST_LOOK, 2 * self._pause)
 
@@ -140,10 +170,16 @@ class Bell:
         # First of all: should the reply be lost, it is off, and looks have to be taken.
         self._state = _State.OFF
         self._quiet_since = self.look_at = 0.0
+        self._looks = self._found = 0
         self._pause = FIRST_LOOK
 
-        with self._db.session() as tx:
-            listening.ignore(tx, self._owner)
+        try:
+            with self._db.session() as tx:
+                listening.ignore(tx, self._owner)
+        except BaseException:
+            # PostgreSQL may still be at it, and be done after it was turned on again.
+            self._unsure_until = time.monotonic() + UNSURE_PERIOD
+            raise
 
     def _turn_on(self) -> None:
         with self._db.session() as tx:
@@ -159,8 +195,9 @@ class Bell:
 
         if over:
             # The turn that follows sees whatever they inserted.
+            now = time.monotonic()
             self._state = _State.ON
-            self.look_at = 0.0
+            self.look_at = self._unsure_until if self._unsure_until > now else 0.0
         else:
             self.look_at = time.monotonic() + self._pause
             self._pause = min(LONGEST_WAIT, 2 * self._pause)

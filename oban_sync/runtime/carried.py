@@ -130,14 +130,19 @@ class Carried(Loop):
 
         return self._patience(time.monotonic()) if self.carrier.carries else pause
 
-    def wait_until_back(self) -> None:
-        """After the last tick: wait a while for what is out, so that it does not come after."""
+    def wait_until_back(self) -> bool:
+        """After the last tick: wait a while for what is out, so that it does not come after.
+
+        Whether there is an answer that nobody went by, or may be one.
+        """
         with self._lock:
             is_out = self._is_out
 
         if is_out:
             with suppress(Empty):
                 self._answers.get(timeout=self.PATIENCE)
+
+        return is_out or not self._answers.empty()
 
     def _is_carried(self, carrier: Carrier, now: float) -> bool:
         if self._goes_on or self._failures or now >= self.due_at + self.PATIENCE:
@@ -197,6 +202,10 @@ class Carried(Loop):
         self._plan(None)
 
         return self.ask()
+
+    def left(self) -> None:
+        """Say that it is not taken along, so that it looks by itself."""
+        super().wake()
 
     def answered(self, answer: Answer | None) -> None:
         """Hand over the answer; None when there is none, because something failed."""

@@ -27,9 +27,6 @@ log = logging.getLogger("oban_sync.runtime")
 
 Context = SpawnContext | ForkServerContext
 
-#: How the names of child processes begin.
-NAME = "oban-child-"
-
 #: Seconds in which a child has to start and import what it needs.
 START_PERIOD = 60.0
 

@@ -111,8 +111,13 @@ def message(kind: str, content: object = None) -> bytes:
     Raises:
         ValueError, TypeError: It cannot be written as JSON.
     """
+    try:
+        text = payload.dumps([kind, content])
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply, or endless") from error
+
     # Error texts may hold half a surrogate pair.
-    return payload.dumps([kind, content]).encode("utf-8", "surrogatepass")
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read(data: bytes) -> tuple[str, Any]:

@@ -106,8 +106,8 @@ class Leader(Carried):
     def closed(self) -> None:
         """Resign, so that another node takes over at once."""
         # An election that came after the resignation would win the lease back.
-        self.wait_until_back()
-        led, self._trusted_until = self._leads, float("-inf")
+        led = self.wait_until_back() or self._leads
+        self._trusted_until = float("-inf")
 
         if led:
             with suppress(ObanError), self._db.session() as tx:

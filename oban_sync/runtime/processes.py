@@ -16,44 +16,18 @@ from typing import cast
 from oban_sync.core import registry
 from oban_sync.core.carrying import with_kept
 from oban_sync.core.config import QueueConfig
-from oban_sync.core.errors import (
-    JobCrashedError,
-    JobDecodeError,
-    NotRunningError,
-    WorkerNotFoundError,
-)
+from oban_sync.core.errors import JobCrashedError, JobDecodeError, WorkerNotFoundError
 from oban_sync.core.executors import MOST_CRASHES
 from oban_sync.core.job import KEPT, Job, JobState
 from oban_sync.core.outcome import Outcome
 from oban_sync.runtime.child import Plan
 from oban_sync.runtime.child_pool import ChildPool
-from oban_sync.runtime.children import NAME, Child, Context, Fate, NoChildError, how_it_ended
+from oban_sync.runtime.children import Child, Context, Fate, NoChildError, how_it_ended
 from oban_sync.runtime.executor import Bound, bound_of, describe, execute, failed, overrun
+from oban_sync.runtime.within_child import NAME
 
 #: Children that may end, one after the other, between being given one job and beginning it.
 MOST_GONE = 3
-
-
-def refuse_within_child(queues: Iterable[QueueConfig]) -> None:
-    """To be asked before queues are started; a client without any may start anywhere.
-
-    Raises:
-        NotRunningError: This is a child of a process queue, which imports the module that starts
-            Oban; or it is on the way to become one.
-    """
-    queues = tuple(queues)
-    process = multiprocessing.current_process()
-    # While it imports the main module, what is to become a child or the fork server carries this
-    # mark, and can start no processes.
-    starting = getattr(process, "_inheriting", False)
-    wants_children = any(queue.executor.kind == "process" for queue in queues)
-
-    if (queues and process.name.startswith(NAME)) or (starting and wants_children):
-        raise NotRunningError(
-            "a child process of a process queue imported a module that starts Oban; let the start "
-            'stand under if __name__ == "__main__": in the script, or in a function that importing '
-            "does not call"
-        )
 
 
 def module_of(worker: str) -> str | None:

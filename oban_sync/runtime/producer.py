@@ -105,6 +105,14 @@ class Producer(Loop):
         """Ask those of these jobs to stop that run here."""
         self._mailbox.put(partial(self._cancel, frozenset(job_ids)))
 
+    def reconnected(self) -> None:
+        """Notifications may have been lost, and with a fail-over what the row says of the bell."""
+        self._mailbox.put(self._reconnected)
+
+    def _reconnected(self) -> None:
+        self._hungry = True
+        self._bell.distrust()
+
     def verify(self) -> None:
         """Look which of the running jobs are still this producer's."""
         self._mailbox.put(self._suspect)
@@ -382,6 +390,7 @@ class Producer(Loop):
     def _admit(self) -> None:
         self._admitted = True
         self._hungry = True
+        self._bell.distrust()
 
     def _pause_or_resume(self, paused: bool) -> None:
         self._paused = paused
@@ -402,6 +411,7 @@ class Producer(Loop):
     def _suspect(self) -> None:
         self._unverified = list(self._running)
         self._hungry = True
+        self._bell.distrust()
 
     def _verify(self) -> None:
         """After the lease had ended: vouch again for the jobs that nobody took."""

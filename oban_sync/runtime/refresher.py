@@ -127,6 +127,12 @@ class Refresher(Loop):
         elif is_going:
             self._carry()
 
+        if not self.carries:
+            # Those that wait to be taken along need not wait for longer.
+            for loop in self._passengers:
+                if loop.waits and loop.due_at <= now:
+                    loop.left()
+
         return self._pause()
 
     def _beat_in_any_case(self) -> None:

@@ -243,7 +243,7 @@ class Roster:
     def wake_all(self) -> None:
         """Let every queue look for jobs."""
         for member in list(self._members.values()):
-            member.producer.wake()
+            member.producer.reconnected()
 
     def announced(self, seq: float, signal: Mapping[str, Any], by: str | None = None) -> None:
         """A signal of one of us is on its way, and this row stands behind it.

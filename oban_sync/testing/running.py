@@ -12,6 +12,7 @@ from oban_sync.core.checks import check_whole
 from oban_sync.core.errors import ConfigError, NotRunningError, shown
 from oban_sync.core.job import CURRENT, Job
 from oban_sync.core.outcome import Outcome, of_result
+from oban_sync.core.row import whole_of
 from oban_sync.engine import callers
 from oban_sync.runtime import transactional
 from oban_sync.runtime.executor import attempt as attempted
@@ -109,7 +110,8 @@ def registration_of(worker: Any) -> registry.Registration | None:
 
 def _started(job: Job, attempt: int, carriers: Carriers) -> Job:
     """The job as its queue would give it: out of JSON, with what it carries from here."""
-    row = payload.decode(job.to_row(carriers.capture() if carriers else None).text)
+    row = job.to_row(carriers.capture() if carriers else None)
+    [columns] = payload.decode(whole_of([row]))
     now = clock.utc_now()
 
     return Job.loaded(
@@ -120,8 +122,8 @@ def _started(job: Job, attempt: int, carriers: Carriers) -> Job:
         attempt=check_whole("attempt", attempt, 1, job.max_attempts),
         max_attempts=job.max_attempts,
         priority=job.priority,
-        args=row["args"],
-        meta=row["meta"],
+        args=columns["args"],
+        meta=columns.get("meta", {}),
         tags=list(job.tags),
         errors=[],
         attempted_by=[],

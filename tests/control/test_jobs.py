@@ -27,8 +27,7 @@ from oban_sync import (
 from oban_sync.control import jobs
 from oban_sync.core.job import Job, JobState
 from oban_sync.core.outcome import Outcome, of_result
-from oban_sync.engine import ack, fetch
-from oban_sync.engine import jobs as stored_jobs
+from oban_sync.engine import ack, batches, fetch
 from oban_sync.engine.session import Db
 from oban_sync.engine.statements import statement
 from tests.support.factory import Factory
@@ -666,7 +665,7 @@ def test_twelve_thousand_are_changed_in_one_transaction(desk, conn, factory, nam
 
 
 def test_changes_of_any_size_are_split(desk, factory, monkeypatch):
-    monkeypatch.setattr(stored_jobs, "MOST_CHARACTERS", 1_000)
+    monkeypatch.setattr(batches, "MOST_CHARACTERS", 1_000)
     made = [factory.job() for _ in range(9)]
     updated = jobs.update_many_jobs(desk, made, lambda job: {"args": {"text": "x" * 400}})
 
@@ -767,7 +766,7 @@ def test_it_all_belongs_to_the_callers_transaction(desk, dsn, prefix, factory, k
 
 
 def test_an_autocommit_connection_is_given_one_transaction(desk, factory, dsn, monkeypatch):
-    monkeypatch.setattr(stored_jobs, "MOST_JOBS", 2)
+    monkeypatch.setattr(batches, "MOST_JOBS", 2)
     made = [factory.job() for _ in range(5)]
 
     with psycopg.connect(dsn, autocommit=True) as conn:

@@ -315,10 +315,10 @@ def test_unique_may_be_taken_away_from_one_job():
 def test_a_job_without_its_key_carries_none_of_another():
     meta = '{"a":1,"uniq":true,"uniq_bmp":[1],"uniq_key":"old"}'
 
-    assert json.loads(Job(worker="W", meta=meta).to_row().text)["meta"] == {"a": 1}
+    assert json.loads(f"{{{Job(worker='W', meta=meta).to_row().text}}}")["meta"] == {"a": 1}
 
     unique = Job(worker="W", meta=meta, unique=check_unique("unique", True))
-    stored = json.loads(unique.to_row().text)["meta"]
+    stored = json.loads(f"{{{unique.to_row().text}}}")["meta"]
 
     assert stored["a"] == 1
     assert stored["uniq_key"].startswith(PREFIX)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from oban_sync import ConfigError, InvalidJobError, Worker, worker
-from oban_sync.engine import jobs
+from oban_sync.engine import batches
 
 
 @worker(queue="alpha")
@@ -88,7 +88,7 @@ def test_several_arguments_are_taken_as_an_iterable(oban):
 
 
 def test_large_jobs_are_split_by_size_as_well_as_by_number(oban, monkeypatch, factory):
-    monkeypatch.setattr(jobs, "MOST_CHARACTERS", 1_000)
+    monkeypatch.setattr(batches, "MOST_CHARACTERS", 1_000)
     made = oban.enqueue_many(Echo.new({"text": "x" * 400, "n": n}) for n in range(9))
 
     assert [job.args["n"] for job in made] == list(range(9))
@@ -96,7 +96,7 @@ def test_large_jobs_are_split_by_size_as_well_as_by_number(oban, monkeypatch, fa
 
 
 def test_a_generator_that_fails_stores_nothing(oban, factory, monkeypatch):
-    monkeypatch.setattr(jobs, "MOST_JOBS", 2)
+    monkeypatch.setattr(batches, "MOST_AHEAD", 2)
 
     def broken():
         for n in range(5):

@@ -188,11 +188,16 @@ def explained(tx, name):
     text, order = shaped(name, tx.schema, ALPHA.pieces(tx.schema))
     given = {
         **limits.rate_params("queue:alpha", None),
+        "ids": Bigints([]),
+        "fences": Bigints([]),
+        "lock": "queue:alpha",
         "queue": "alpha",
         "demand": 10,
         "node": "node",
         "owner": "owner",
         "turn": 1,
+        "forced": False,
+        "moment": None,
         "kept": Bigints([]),
         "most": None,
         "share": 1,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import psycopg
@@ -19,7 +19,7 @@ from psycopg import sql
 from oban_sync import DatabaseUnavailableError, SchemaError
 from oban_sync.core.limits import ALGORITHMS, check_limits
 from oban_sync.core.outcome import Record, of_result
-from oban_sync.engine import fetch, lanes, limits
+from oban_sync.engine import fetch, lanes, limits, scan
 from oban_sync.engine.connections import connect
 from oban_sync.engine.session import translated
 
@@ -330,15 +330,13 @@ class OneSession:
 def test_a_refused_statement_leaves_the_connection_fit_for_the_next(producer, jobs, conn, db):
     one = producer(global_limit=5)
     ids = jobs(1)
-    conn.execute("ALTER TABLE oban_sync_rates RENAME TO elsewhere")
-    conn.execute("ALTER TABLE oban_sync_producers RENAME TO away")
+    conn.execute("ALTER TABLE oban_jobs RENAME TO away")
 
     with db.session() as tx:
         with pytest.raises(SchemaError), translated():
             fetch.turn(OneSession(tx), one.claim, [], 5)
 
-        conn.execute("ALTER TABLE away RENAME TO oban_sync_producers")
-        conn.execute("ALTER TABLE elsewhere RENAME TO oban_sync_rates")
+        conn.execute("ALTER TABLE away RENAME TO oban_jobs")
 
         assert [job.id for job in fetch.turn(OneSession(tx), one.claim, [], 5).jobs] == ids
 
@@ -672,12 +670,14 @@ def test_what_is_no_weight_weighs_one(producer, factory, weight):
 
 
 def test_what_counts_no_more_is_taken_away(producer, jobs, conn):
-    one = producer(rate_limit={"allowed": 100, "period": 60})
+    rate = {"allowed": 100, "period": 60, "partition": BY_K}
+    one = producer(rate_limit=rate)
     conn.execute(
         "INSERT INTO oban_sync_rates SELECT 'x', n, 1, 1, now() - interval '1 hour'"
         " FROM generate_series(1, 7) AS n"
     )
 
+    # Each adds a row, and takes away some.
     for number in range(2):
         jobs(number)
         one.take(1)
@@ -925,3 +925,111 @@ def test_the_lock_of_a_queue_is_not_held_over_what_else_a_turn_writes(producer, 
     fetch.turn(one.db, one.claim, [of_result(run, Record(1))], 1)
 
     assert len(seen) == 1
+
+
+# A turn in one statement
+
+
+WAITS = """
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND NOT granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (classid::bigint << 32 | objid::bigint)
+      = hashtextextended('queue:alpha', hashtextextended(%s, 0))
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"global_limit": 3}, {"global_limit": 3, "fair": BY_K}],
+    ids=["whole", "walked"],
+)
+def test_what_others_wrote_while_the_lock_was_waited_for_counts(
+    producer, jobs, conn, db, dsn, prefix, options
+):
+    first, second = producer(**options), producer(**options)
+    ids = jobs(1, 2, 3)
+    taken: list[int] = []
+    # It knows of no other yet, and so takes the lock inside of the statement.
+    thread = Thread(target=lambda: taken.extend(second.take(3)))
+
+    with psycopg.connect(dsn, autocommit=True) as other:
+        with conn.transaction():
+            conn.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtextextended(%s, 0)))",
+                ["queue:alpha", db.schema],
+            )
+            thread.start()
+
+            while other.execute(WAITS, [prefix]).fetchone() == (0,):
+                assert thread.is_alive()
+
+            conn.execute(
+                "UPDATE oban_sync_producers SET running = 2, lanes = '{7,8}' WHERE uuid = %s",
+                [first.uuid],
+            )
+
+        thread.join(10)
+
+    assert len(taken) == 1
+    assert set(taken) <= set(ids)
+
+
+@pytest.mark.parametrize("demand", [0, 1])
+def test_a_turn_after_a_failed_one_outnumbers_it_though_nothing_changes(
+    producer, jobs, conn, monkeypatch, demand
+):
+    def failing(*given):
+        raise psycopg.OperationalError("the connection was lost")
+
+    one = producer(global_limit=5)
+    jobs(1)
+    one.take(1)
+    turn = "SELECT turn FROM oban_sync_producers WHERE uuid = %s"
+    before = conn.execute(turn, [one.uuid]).fetchone()
+    one.take(1)
+    assert conn.execute(turn, [one.uuid]).fetchone() == before
+
+    with monkeypatch.context() as patched:
+        patched.setattr(limits, "_together", failing)
+
+        with pytest.raises(DatabaseUnavailableError):
+            one.take(demand)
+
+    with conn.transaction():
+        conn.execute("SELECT FROM oban_sync_producers FOR UPDATE")
+        assert one.turn(1).again_in == 0.5
+
+    one.take(1)
+
+    assert conn.execute(turn, [one.uuid]).fetchone() == (one.claim.limiter.numbered,)
+
+
+def test_a_limited_queue_goes_on_behind_the_last_job_and_leaves_none_before_it(
+    producer, jobs, monkeypatch
+):
+    monkeypatch.setattr(scan, "INTERVAL", 60.0)
+    one = producer(global_limit=1000)
+    ids = jobs(*range(260))
+    assert one.take(250) == ids[:250]
+    [urgent] = jobs("urgent", priority=0, scheduled_at="2020-01-01")
+
+    # All that is behind it, and then what is before it without being woken.
+    turn = one.turn(20)
+    assert [job.id for job in turn.jobs] == ids[250:]
+    assert turn.again_in == limits.AT_ONCE
+    assert one.take(20) == [urgent]
+
+
+def test_what_was_to_be_taken_is_told_only_where_not_all_of_it_was(db, producer, jobs):
+    one = producer(global_limit=5)
+    ids = jobs(1, 2)
+
+    with db.session() as tx:
+        said = {"running": (), "node": "other", "owner": one.uuid, "shunned": ()}
+        seen = one.claim.limiter.take(tx, None, 2, **said, peek=True)
+        taken = one.claim.limiter.take(tx, None, 2, **said)
+
+    assert (seen.picked, seen.rows) == (ids, [])
+    # It would stand in every row: as much again as the jobs themselves, for each of them.
+    assert (taken.picked, [row[2] for row in taken.rows]) == ([], ids)

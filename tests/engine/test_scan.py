@@ -117,3 +117,21 @@ def test_jobs_of_the_same_moment_are_told_apart_by_their_ids(db, claim, conn, no
     first = taken(db, claim, LEAST)
 
     assert taken(db, claim, 10) == list(range(first[-1] + 1, first[-1] + 11))
+
+
+def test_a_refused_job_is_not_mistaken_for_the_head(db, claim, moved, conn, factory):
+    """What is behind the place is refused; the more urgent one before it must not be blamed."""
+    urgent = factory.job(queue="alpha", priority=0)
+    [(poison,)] = conn.execute(
+        "SELECT min(id) FROM oban_jobs WHERE state = 'available' AND priority = 3"
+    ).fetchall()
+    conn.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN IF OLD.id = {poison} THEN RAISE 'no'; END IF; RETURN NEW; END $$"
+    )
+    conn.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON oban_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+
+    assert urgent in taken(db, claim, 5)
+    assert claim.shunned.ids() == [poison]

@@ -17,9 +17,10 @@ from psycopg import sql
 
 from oban_sync import InvalidJobError, Record, Worker, schema, worker
 from oban_sync.core.outcome import of_result
+from oban_sync.core.row import whole_of
 from oban_sync.core.state import JobState
 from oban_sync.core.unique import GROUPS
-from oban_sync.engine import fetch, jobs, upkeep
+from oban_sync.engine import batches, fetch, jobs, upkeep
 from oban_sync.engine.fetch import Shunned
 from oban_sync.engine.statements import statement
 from tests.support.factory import Factory
@@ -788,14 +789,14 @@ def test_two_that_insert_the_same_keys_the_other_way_round_do_not_block_each_oth
 
 def test_a_deadlock_between_transactions_of_ours_is_tried_again(dsn, oban, factory, monkeypatch):
     """Batches are one statement each: two of them may wait for each other."""
-    monkeypatch.setattr(jobs, "MOST_JOBS", 1)
+    monkeypatch.setattr(batches, "MOST_AHEAD", 1)
     both = threading.Barrier(2)
     first_of_each = threading.Event()
-    real = jobs.run_on
+    real = jobs.run_for
     seen = set()
 
-    def slowly(conn, name, schema, /, **params):
-        found = real(conn, name, schema, **params)
+    def slowly(conn, name, schema, meanwhile, /, **params):
+        found = real(conn, name, schema, meanwhile, **params)
         me = threading.get_ident()
 
         if name == "job_insert_unique" and me not in seen and not first_of_each.is_set():
@@ -805,7 +806,7 @@ def test_a_deadlock_between_transactions_of_ours_is_tried_again(dsn, oban, facto
 
         return found
 
-    monkeypatch.setattr(jobs, "run_on", slowly)
+    monkeypatch.setattr(jobs, "run_for", slowly)
 
     with ThreadPoolExecutor(2) as threads:
         one = threads.submit(oban.enqueue_many, [Once.new({"n": 1}), Once.new({"n": 2})])
@@ -836,16 +837,17 @@ def test_keys_are_looked_up_through_their_indexes(db, oban, conn, name, moment):
     if moment == "analyzed":
         conn.execute("ANALYZE oban_jobs")
 
-    row = jobs._with_options(Once.new({"a": 1}).to_row())
+    rows = whole_of([Once.new({"a": 1}).to_row()])
     given = {
         "job_insert_unique": {
-            "jobs": f"[{row}]",
+            "jobs": rows,
+            "usual": "{}",
             "ids": None,
             "count": "1",
             "states": "{available}",
             "period": None,
         },
-        "job_unique_find": {"jobs": f"[{row}]", "channel": "c"},
+        "job_unique_find": {"jobs": rows, "channel": "c"},
     }[name]
 
     with db.session() as tx:

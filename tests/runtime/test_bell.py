@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from oban_sync import DatabaseUnavailableError
 from oban_sync.engine import fetch
 from oban_sync.engine.session import Db
 from oban_sync.runtime import bell as bells_module
@@ -76,6 +77,9 @@ def settle(bell, now):
     """Until the transactions of other tests on the server are over, too."""
 
     def settled():
+        if bell.is_on:
+            return True
+
         now.now = max(now.now, bell.look_at)
         bell.tend()
 
@@ -314,3 +318,131 @@ def test_a_burst_leaves_no_job_behind_and_the_bell_on(make_oban, conn, factory):
     eventually(lambda: factory.count(state="completed") == total + 1)
 
     assert was_off.is_set()
+
+
+def test_a_trickle_after_a_burst_is_rung_for(bell, now):
+    """One job in five looks: what keeps it from ever being quiet."""
+    turn_off(bell)
+
+    for number in range(bells_module.MOST_LOOKS):
+        assert bell._state.value == "off"
+        bell.looked(10, 1 if number % 5 == 0 else 0)
+        now.now += 0.001
+
+    now.now = max(now.now, bell.look_at)
+    settle(bell, now)
+
+
+def test_many_jobs_in_few_looks_leave_it_off(bell, now):
+    turn_off(bell)
+
+    for number in range(10 * bells_module.MOST_LOOKS):
+        bell.looked(10, 2 if number % 5 == 0 else 0)
+        now.now += 0.001
+
+    assert bell._state.value == "off"
+
+
+def test_one_that_was_turned_off_too_late_is_turned_on_once_more(
+    db, conn, bell, now, owner, monkeypatch
+):
+    """PostgreSQL may go on with a statement whose client is gone, and end after the next one."""
+
+    def cut_off(tx, owner):
+        raise psycopg.OperationalError("the connection is lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bells_module.listening, "ignore", cut_off)
+
+        for _ in range(MOST_RINGS):
+            bell.rung()
+
+        with pytest.raises(DatabaseUnavailableError):
+            bell.tend()
+
+    turn_on(bell, now)
+    settle(bell, now)
+    conn.execute("UPDATE oban_sync_producers SET listening = false")
+    assert bell.look_at - now.now > bells_module.UNSURE_PERIOD - 1
+    now.now = bell.look_at
+    assert bell.is_due
+    bell.tend()
+    settle(bell, now)
+
+    assert conn.execute("SELECT listening FROM oban_sync_producers").fetchall() == [(True,)]
+    assert bell.look_at == 0.0
+
+
+def test_nobody_else_may_put_the_function_on_a_table(dsn, prefix, conn):
+    """It runs with its owner's rights, and so would the casts of a table of somebody else's."""
+    role = sql.Identifier(f"mallory_{prefix}")
+    conn.execute(sql.SQL("CREATE ROLE {}").format(role))
+
+    try:
+        conn.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(prefix), role))
+        conn.execute(sql.SQL("SET ROLE {}").format(role))
+        conn.execute("CREATE TEMP TABLE bait (queue text, state text)")
+        put = sql.SQL(
+            "CREATE TRIGGER bait AFTER INSERT ON bait REFERENCING NEW TABLE AS inserted"
+            " FOR EACH STATEMENT EXECUTE FUNCTION {}.oban_sync_notify_listeners()"
+        ).format(sql.Identifier(prefix))
+
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute(put)
+    finally:
+        conn.execute("RESET ROLE")
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_inserts_ring_where_the_functions_owner_may_not_look(dsn, prefix, conn, owner):
+    """As after the tables were given to another role."""
+    role = sql.Identifier(f"former_{prefix}")
+    space = sql.Identifier(prefix)
+    conn.execute(sql.SQL("CREATE ROLE {}").format(role))
+
+    try:
+        conn.execute(sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(space, role))
+        conn.execute(
+            sql.SQL("ALTER FUNCTION {}.oban_sync_notify_listeners() OWNER TO {}").format(
+                space, role
+            )
+        )
+
+        with listening(dsn, prefix) as bells:
+            insert(conn)
+            assert bells() == [RING]
+    finally:
+        conn.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(role))
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_what_was_inserted_before_a_queue_began_is_found(make_oban, other, factory):
+    """Nobody listened when it was inserted, and it is committed after the first look."""
+    other.execute(
+        "INSERT INTO oban_jobs (queue, worker) VALUES ('alpha', %s)", [Echo.new({}).worker]
+    )
+    oban = make_oban(queues={"alpha": 5}, stager={"interval": 3_600}).start()
+    producer = oban._lifecycle._supervisor.roster._members["alpha"].producer
+    eventually(lambda: producer._bell._state.value == "settling")
+    other.commit()
+
+    eventually(lambda: factory.count(state="completed") == 1)
+
+
+def test_a_row_that_a_failover_brought_back_is_put_right(make_oban, conn, factory, probe):
+    oban = make_oban(queues={"alpha": 5}, stager={"interval": 3_600}).start()
+    producer = oban._lifecycle._supervisor.roster._members["alpha"].producer
+    eventually(lambda: factory.count() == 0 and producer._bell.is_on and producer._admitted)
+    conn.execute("UPDATE oban_sync_producers SET listening = false")
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE '%: notifier' AND datname = current_database()"
+    )
+    eventually(
+        lambda: conn.execute("SELECT listening FROM oban_sync_producers").fetchall() == [(True,)]
+    )
+    Echo.enqueue()
+
+    eventually(lambda: factory.count(state="completed") == 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,9 +275,24 @@ def test_a_term_begins_on_disk_and_goes_on_without_waiting_for_it(db):
             nodes.elect(tx, identity, 8.0)
             waits.append(tx.conn.execute("SHOW synchronous_commit").fetchone()[0])
 
-    assert waits == ["on", "off"]
+    assert waits == ["local", "off"]
 
 
 def _rows(leader, ask):
     with leader._db.session() as tx:
         return together(tx, [ask])[0]
+
+
+def test_an_election_won_while_stopping_is_resigned(make_leader, conn):
+    """Its answer comes when nobody goes by it any more."""
+    leader = make_leader("a")
+    leader.carrier = SimpleNamespace(carries=True, hurry=lambda: None)
+    leader.start()
+    eventually(lambda: leader.waits)
+    ask = leader.taken()
+    rows = _rows(leader, ask)
+    leader.request_stop()
+    leader.answered(Answer(rows, 0.0, 0.0))
+
+    assert leader.join(time.monotonic() + 5)
+    assert conn.execute("SELECT count(*) FROM oban_sync_leaders").fetchone()[0] == 0

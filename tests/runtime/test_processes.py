@@ -25,7 +25,7 @@ from oban_sync.core.executors import ExecutorConfig, check_executor
 from oban_sync.core.job import KEPT, Job, JobState
 from oban_sync.core.lease import Lease
 from oban_sync.core.recorded import decode
-from oban_sync.runtime import child, child_pool, children, crossing, processes
+from oban_sync.runtime import child, child_pool, children, crossing, processes, within_child
 from oban_sync.runtime.processes import ProcessRunner
 from tests.support import child_workers
 from tests.support.probe import eventually
@@ -837,19 +837,17 @@ def test_an_interrupt_from_the_terminal_reaches_no_child(make_runner):
 
 def test_queues_are_not_started_within_a_child(monkeypatch):
     threads = [QueueConfig("a", 1)]
-    processes.refuse_within_child(threads)
-    monkeypatch.setattr(processes.multiprocessing.current_process(), "_inheriting", True, False)
-    processes.refuse_within_child(threads)
+    within_child.refuse_within_child(threads)
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, False)
+    within_child.refuse_within_child(threads)
 
     with pytest.raises(NotRunningError, match='if __name__ == "__main__"'):
-        processes.refuse_within_child([QueueConfig("a", 1, executor=ExecutorConfig("process"))])
+        within_child.refuse_within_child([QueueConfig("a", 1, executor=ExecutorConfig("process"))])
 
-    monkeypatch.setattr(
-        processes.multiprocessing.current_process(), "name", f"{children.NAME}cpu-1"
-    )
+    monkeypatch.setattr(multiprocessing.current_process(), "name", f"{within_child.NAME}cpu-1")
 
     with pytest.raises(NotRunningError, match="child process"):
-        processes.refuse_within_child(threads)
+        within_child.refuse_within_child(threads)
 
 
 # The option

@@ -1,5 +1,8 @@
 -- Waking nodes only when one of them has to be woken: at each commit with a NOTIFY all others wait.
 
+-- First what is waited for: beats go on until it is had.
+LOCK TABLE /* schema */oban_jobs IN SHARE ROW EXCLUSIVE MODE;
+
 -- Whether a producer has to hear of new jobs. One that is busy looks for them by itself.
 ALTER TABLE /* schema */oban_sync_producers
 ADD COLUMN IF NOT EXISTS listening boolean NOT NULL DEFAULT true;
@@ -28,7 +31,7 @@ BEGIN
                 SELECT FROM /* schema */oban_sync_producers AS producer
                 WHERE producer.listening
                   AND producer.queue = ANY (ARRAY(
-                      SELECT queue FROM inserted WHERE state::text = 'available'
+                      SELECT DISTINCT queue FROM inserted WHERE state::text = 'available'
                   ))
             ) OR EXISTS (
                 SELECT FROM /* schema */oban_peers AS peer
@@ -37,7 +40,7 @@ BEGIN
                 SELECT FROM /* schema */oban_leaders AS leader
                 WHERE leader.expires_at > timezone('UTC', now())
             );
-        EXCEPTION WHEN undefined_table OR undefined_column THEN
+        EXCEPTION WHEN undefined_table OR undefined_column OR insufficient_privilege THEN
             heard := true;
         END;
     END IF;
@@ -52,6 +55,10 @@ BEGIN
     RETURN NULL;
 END
 $function$;
+
+-- It runs with its owner's rights, and the columns of a table it is put on may have casts that run
+-- anybody's code. Whoever fires the trigger needs no right to it, only who makes one.
+REVOKE ALL ON FUNCTION /* schema */oban_sync_notify_listeners() FROM PUBLIC;
 
 -- A table that Oban or oban-py made is theirs in the first place. Not all of their nodes can be seen,
 -- so there every insert notifies, as they expect it.

@@ -48,6 +48,16 @@ DROP FUNCTION IF EXISTS /* schema */oban_sync_watched(anyenum, jsonb);
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_with_deadline(jsonb, double precision, timestamp);
 
+DROP FUNCTION IF EXISTS /* schema */oban_sync_limit_enter(
+    bigint, text, text, bigint, integer, integer, integer, bigint[], text, text, integer,
+    double precision, timestamptz
+);
+
+DROP FUNCTION IF EXISTS /* schema */oban_sync_limit_leave(
+    text, bigint, integer, bigint[], boolean, text, text, integer, double precision, integer,
+    timestamptz
+);
+
 DROP FUNCTION IF EXISTS /* schema */oban_sync_rate_room(
     text, bigint, text, integer, double precision, timestamptz
 );
