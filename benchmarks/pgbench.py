@@ -19,7 +19,7 @@ from oban_sync.embedded.binaries import SYSTEM, find_binaries
 from oban_sync.engine.statements import numbered
 
 #: What `Worker.enqueue` runs.
-OURS = "job_insert"
+OURS = "job_insert_one"
 
 RAW = """
 INSERT INTO {schema}.oban_jobs
@@ -38,19 +38,12 @@ WITH stored AS (
 SELECT id, pg_notify('{schema}.oban_insert', '{{"queue":"default"}}') FROM stored
 """
 
-JOB = {
-    "queue": "default",
-    "worker": rig.WORKER,
-    "args": {"number": 1},
-    "meta": {},
-    "tags": [],
-    "priority": 0,
-    "max_attempts": 20,
-}
-
 #: By the names of parameters.
 VALUES = {
-    "jobs": json.dumps([JOB]),
+    "job": '{"args":{"number":1}}',
+    "usual": json.dumps(
+        {"queue": "default", "worker": rig.WORKER, "priority": 0, "max_attempts": 20}
+    ),
     "queue": "default",
     "worker": rig.WORKER,
     "args": '{"number":1}',

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import oban_sync
-from benchmarks import peers, report, rig, short, throughput
+from benchmarks import peers, pgbench, report, rig, short, throughput
 from tests.support.pages import ROOT
 
 README = ROOT / "benchmarks" / "README.md"
@@ -225,3 +225,9 @@ def test_what_was_recorded_can_be_shown(tmp_path):
 
     for (benchmark, _), newest in report.latest(figures).items():
         assert report.tables(benchmark, newest)
+
+
+def test_pgbench_has_a_value_for_every_parameter_of_its_statements():
+    for name, script in pgbench.scripts(rig.SCHEMA).items():
+        assert set(script.names) <= pgbench.VALUES.keys(), name
+        assert set(re.findall(r"(?<!:):([a-z]\w*)", script.text)) == set(script.names)
