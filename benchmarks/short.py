@@ -20,8 +20,8 @@ from benchmarks import peers, rig
 
 #: What each is given.
 PLAN = {
-    "throughput": ["--limits=10,50,100", "--jobs=30000", "--rounds=2"],
-    "insert": ["--jobs=10000", "--singles=2000", "--connections=1,8", "--rounds=2"],
+    "throughput": ["--limits=10,50,100", "--jobs=20000", "--rounds=2"],
+    "insert": ["--jobs=10000", "--singles=1000", "--connections=1,8", "--rounds=2"],
     "latency": ["--short"],
     "idle": ["--short"],
 }
