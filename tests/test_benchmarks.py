@@ -213,6 +213,23 @@ def test_the_report_takes_the_newest_figures_of_the_newest_commit():
     )
 
 
+def test_the_report_takes_figures_with_parts():
+    figures = [_recorded("new", "ours", 1, parts={"a": 1}), _recorded("new", "ours", 2, parts={})]
+
+    [newest] = report.latest(figures)["throughput", 0]
+
+    assert newest["jobs_per_second"] == 2
+
+
+def test_the_picture_is_of_one_run_the_one_with_the_most_contenders():
+    full = [_recorded("new", name, 1, time="2026-01-01") for name in ("ours", "oban-py", "ceiling")]
+    part = [_recorded("new", name, 2, time="2026-01-02") for name in ("ours", "ceiling")]
+
+    drawn = report.picture([*full, *part])
+
+    assert sum(len(bars) for _, bars in drawn.groups) == 3
+
+
 def test_the_report_shows_what_it_has_no_table_for():
     text = report.tables("idle", [{"node": "ours", "tx": 1.25}, rig.goal("tx", 1.25, at_most=1.3)])
 
