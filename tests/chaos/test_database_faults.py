@@ -75,28 +75,38 @@ def test_a_storm_of_terminated_connections_loses_nothing_and_half_the_work_gets_
 
     def ended_in(seconds):
         before = len(cluster.events("end"))
+        began = time.monotonic()
         cluster.idle(seconds)
 
-        return len(cluster.events("end")) - before
+        return len(cluster.events("end")) - before, time.monotonic() - began
 
     # More than thirty slots can do.
-    cluster.insert("Slow", *[{"seconds": 0.2}] * int(size.seconds * 2 * 150))
+    cluster.insert("Slow", *[{"seconds": 0.2}] * int(size.seconds * 3 * 150))
     cluster.wait(lambda: cluster.events("end"), within=30)
-    calm = ended_in(size.seconds) / size.seconds
-    stormy, began = 0, time.monotonic()
+    pace = {"calm": [0, 0.0], "stormy": [0, 0.0]}
 
-    while time.monotonic() < began + size.seconds:
-        cluster.execute(TERMINATE)
-        stormy += ended_in(cluster.random.uniform(1.0, 5.0 if size.full else 2.0))
+    def note(weather, seconds):
+        for index, found in enumerate(ended_in(seconds)):
+            pace[weather][index] += found
 
-    stormy /= time.monotonic() - began
+    # In turns: whatever else the machine is at slows both of them down.
+    while pace["stormy"][1] < size.seconds:
+        note("calm", min(5.0, size.seconds / 3))
+
+        for _ in range(2):
+            cluster.execute(TERMINATE)
+            note("stormy", cluster.random.uniform(1.0, 5.0 if size.full else 2.0))
+
+        # What the last one stopped is no matter of calm weather.
+        cluster.idle(1.0)
+
+    calm, stormy = (jobs / seconds for jobs, seconds in pace.values())
     cluster.settle(within=60)
     evidence = cluster.evidence()
     figure(f"{calm:.0f} jobs per second without it, {stormy:.0f} with it")
     check(evidence, *ALWAYS, *UNDISTURBED)
 
-    # Beside other tests, and within seconds, no more can be told than that work gets done.
-    assert stormy >= calm / (2 if size.full else 10)
+    assert stormy >= calm / 2
 
 
 @sized(
