@@ -39,21 +39,29 @@ from oban_sync.engine.lanes import Lanes
 from oban_sync.engine.nodes import Identity, lock_key
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.session import Db, KeptDb, Tx, translated
+from oban_sync.plugins.broadcast import broadcaster
 from oban_sync.plugins.cron import Scheduler
 from oban_sync.plugins.lanes import LaneIndexer
+from oban_sync.plugins.leftovers import Leftovers
 from oban_sync.plugins.lifeline import Lifeline
+from oban_sync.plugins.metrics import Metrics, tallies_of
 from oban_sync.plugins.prioritizer import Prioritizer
 from oban_sync.plugins.pruner import Pruner
 from oban_sync.plugins.reindexer import Reindexer
+from oban_sync.runtime import channels
 from oban_sync.runtime.host import Host
+from oban_sync.runtime.job_logs import JobLogs, capture
 from oban_sync.runtime.leader import Leader
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.notifier import Notifier
+from oban_sync.runtime.presence import Introduction
 from oban_sync.runtime.producer import Producer
 from oban_sync.runtime.refresher import Refresher
 from oban_sync.runtime.roster import Roster
+from oban_sync.runtime.stacks import StackTaker
 from oban_sync.runtime.stager import Stager
 from oban_sync.runtime.supervisor import Supervisor
+from oban_sync.runtime.tally import Tallies
 
 if TYPE_CHECKING:
     from oban_sync.embedded import Server
@@ -97,13 +105,21 @@ class Assembly:
         self._loops: dict[int, ConnectionPool[Any]] = {}
         self._made_by = os.getpid()
         self._given_open = config.pool is not None and not config.pool.closed
+        self._logs = capture(config.logs)
 
     @property
     def host(self) -> Host:
         """What the application puts around the runs of its jobs."""
         config = self.config
 
-        return Host(config.around, config.carry, self._transaction, config.session, config.prefix)
+        return Host(
+            config.around,
+            config.carry,
+            self._transaction,
+            config.session,
+            config.prefix,
+            logs=self._logs,
+        )
 
     @property
     def node(self) -> str:
@@ -156,6 +172,8 @@ class Assembly:
         conninfo = self._conninfo()
         listens, sessions = self._how_to_listen(conninfo)
         uuid = new_identity()
+        # What a parent has of its jobs is not for its fork to write.
+        self._logs = capture(config.logs)
         entries = registry.crontab(config.name, config.cron, timezone=config.scheduler.timezone)
         identity = Identity(
             uuid,
@@ -167,7 +185,8 @@ class Assembly:
         lease = Lease(
             config.refresher.max_age, config.refresher.unlocked_max_age, uses_lock=sessions
         )
-        pool, roster = self._queues(conninfo, lease)
+        tallies = tallies_of(config.metrics)
+        pool, roster = self._queues(conninfo, lease, tallies)
         # Short, so that a stop is not held up for long; the loops try again anyway.
         db = Db(pool, config.prefix, timeout=2.0)
         notifier = None
@@ -191,6 +210,7 @@ class Assembly:
             roster,
             lease,
             config.refresher,
+            introduction=Introduction(config, degraded=degraded, stopping=roster.stopping),
             pinged=notifier.pinged if notifier is not None else lambda _beats: None,
             degraded=degraded,
         )
@@ -230,11 +250,24 @@ class Assembly:
         ]
 
         if notifier is not None:
-            self._connect_channels(notifier, roster, refresher, leader)
+            stacks = StackTaker(db, roster, node=self.node)
+            duties.append(stacks)
+            channels.connect(notifier, config.prefix, roster, refresher, leader, stacks)
 
-        return Supervisor(notifier, refresher, roster, leader, duties)
+        writers: list[Loop] = []
 
-    def _queues(self, conninfo: str, lease: Lease) -> tuple[ConnectionPool[Any], Roster]:
+        if self._logs is not None:
+            writers.append(JobLogs(self._logs, db, leads=leads))
+
+        if tallies is not None:
+            told = broadcaster(db, config, self.node, roster.info, leads)
+            writers.append(Metrics(db, tallies, config, node=self.node, leads=leads, teller=told))
+
+        return Supervisor(notifier, refresher, roster, leader, duties, writers, lease)
+
+    def _queues(
+        self, conninfo: str, lease: Lease, tallies: Tallies | None
+    ) -> tuple[ConnectionPool[Any], Roster]:
         """The loops' pool, and the producers that work through it."""
         config = self.config
         size = loop_connections(len(config.queues))
@@ -258,6 +291,7 @@ class Assembly:
                 lease=lease,
                 runner=self._runner(queue, conninfo),
                 host=self.host,
+                tallies=tallies,
             )
 
         return pool, Roster(
@@ -266,6 +300,7 @@ class Assembly:
             name=config.name,
             node=self.node,
             grace=config.shutdown_grace_period,
+            told_as=config.metrics.name,
         )
 
     def _runner(self, queue: QueueConfig, conninfo: str) -> ProcessRunner | None:
@@ -291,6 +326,7 @@ class Assembly:
             imports=config.imports,
             app=config.app,
             gives_sessions=config.session is not None,
+            logs=self._logs,
         )
 
     def _warn_of_few_connections(self, queue: QueueConfig) -> None:
@@ -328,6 +364,9 @@ class Assembly:
             plainly = partial(connect, conninfo, application_name=name)
             loops.append(LaneIndexer(db, plainly, wanted))
 
+        if Leftovers.are_there(config):
+            loops.append(Leftovers(db, config, leads=leads))
+
         if config.prioritizer.enabled:
             loops.append(Prioritizer(db, config.prioritizer, leads=leads))
 
@@ -358,33 +397,6 @@ class Assembly:
             leads=leads,
             founded_at=founded_at,
         )
-
-    def _connect_channels(
-        self, notifier: Notifier, roster: Roster, refresher: Refresher, leader: Leader | None
-    ) -> None:
-        def inserted(payload: dict[str, Any]) -> None:
-            if not isinstance(queue := payload["queue"], str):
-                raise ValueError("no queue is named")
-
-            roster.wake(queue)
-
-        def signalled(payload: dict[str, Any]) -> None:
-            if roster.heard(payload):
-                refresher.wake()
-
-        def synced(payload: dict[str, Any]) -> None:
-            if "order" in payload:
-                roster.announced(payload["order"], payload["signal"], payload.get("by"))
-            elif "reset" in payload:
-                roster.forget(payload["reset"])
-                refresher.wake()
-            elif leader is not None:
-                leader.wake()
-
-        channel = partial("{}.oban_{}".format, self.config.prefix)
-        notifier.on(channel("insert"), inserted)
-        notifier.on(channel("signal"), signalled)
-        notifier.on(channel("sync"), synced)
 
     def _how_to_listen(self, conninfo: str) -> tuple[str | None, bool]:
         """Where to LISTEN, if anywhere, and whether a session there stays one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -15,14 +14,25 @@ from psycopg_pool import ConnectionPool
 
 from oban_sync import settings, telemetry
 from oban_sync.assembly import Assembly
-from oban_sync.control import crons, enqueueing, jobs, queues
+from oban_sync.control import (
+    audit,
+    cron_runs,
+    crons,
+    enqueueing,
+    explain,
+    jobs,
+    logs,
+    metrics,
+    queues,
+)
 from oban_sync.control.rate_limits import QueueRateLimit, RateLimit
-from oban_sync.core import instances, modes, registry
+from oban_sync.core import health, instances, modes, registry
 from oban_sync.core.carrying import Carrier, Carriers
 from oban_sync.core.checks import check_seconds
 from oban_sync.core.config import Config, mask
 from oban_sync.core.cron import Cron
 from oban_sync.core.errors import ConfigError, NotRunningError
+from oban_sync.core.health import Health
 from oban_sync.core.job import Job
 from oban_sync.core.limits import Limits
 from oban_sync.engine import callers
@@ -78,6 +88,10 @@ class Oban:
         prioritizer: True, or ``{"after": 300.0, "interval": 60.0}``: jobs that wait for that long
             gain a step of priority, and another one every interval.
         reindexer: True, or a schedule, to rebuild the indexes of the jobs table every night.
+        logs: False to keep nothing of what jobs log; or ``{"level": "info", "most_bytes": 65536,
+            "most_lines": 1000, "keep": 604800.0, "only_failures": False}``. See `job_logs`.
+        metrics: False to count nothing of what jobs come to; or ``{"interval": 10.0, "keep":
+            2592000.0, "broadcast": False}``. See `list_metrics`; ``broadcast`` tells Oban Web, too.
         around: A function of a job that gives a context manager; each run happens inside it, with
             the worker's backoff and policy. `integrations.flask.FlaskOban` gives one that brings
             an app context.
@@ -120,6 +134,8 @@ class Oban:
         scheduler: Mapping[str, Any] | None = None,
         reindexer: Mapping[str, Any] | bool | None = None,
         prioritizer: Mapping[str, Any] | bool | None = None,
+        logs: Mapping[str, Any] | bool | str | None = None,
+        metrics: Mapping[str, Any] | bool | None = None,
         around: Callable[[Job], AbstractContextManager[object]] | None = None,
         carry: Mapping[str, ContextVar[Any] | Carrier] | Iterable[ContextVar[Any]] | None = None,
         session: Callable[[], Any] | None = None,
@@ -127,33 +143,10 @@ class Oban:
         testing: str | None = None,
         **unknown: Any,
     ) -> None:
-        self._given: dict[str, Any] = {
-            "conninfo": conninfo,
-            "pool": pool,
-            "queues": queues,
-            "name": name,
-            "node": node,
-            "prefix": prefix,
-            "imports": imports,
-            "shutdown_grace_period": shutdown_grace_period,
-            "listen_conninfo": listen_conninfo,
-            "pool_size": pool_size,
-            "leadership": leadership,
-            "stager": stager,
-            "refresher": refresher,
-            "lifeline": lifeline,
-            "pruner": pruner,
-            "cron": cron,
-            "scheduler": scheduler,
-            "reindexer": reindexer,
-            "prioritizer": prioritizer,
-            "around": around,
-            "carry": carry,
-            "session": session,
-            "app": app,
-            "testing": testing,
-            **unknown,
-        }
+        # First of all, while there is nothing here but what was given.
+        given = dict(locals())
+        del given["self"], given["unknown"]
+        self._given: dict[str, Any] = {**given, **unknown}
         self._config = settings.resolve(self._given)
         self._assembly = self._assembled(self._config)
         self._lifecycle = Lifecycle()
@@ -364,6 +357,11 @@ class Oban:
     get_job = on_bound(jobs.get_job)
     list_jobs = on_tables(jobs.list_jobs)
     count_jobs = on_tables(jobs.count_jobs)
+    search_jobs = on_tables(jobs.search_jobs)
+    explain_job = in_name(explain.explain_job)
+    job_logs = on_tables(logs.job_logs)
+    list_metrics = on_tables(metrics.list_metrics)
+    metrics_summary = on_tables(metrics.metrics_summary)
     cancel_job = on_bound(jobs.cancel_job)
     cancel_many_jobs = on_bound(jobs.cancel_many_jobs)
     retry_job = on_bound(jobs.retry_job)
@@ -384,6 +382,8 @@ class Oban:
     scale_queue = in_name(queues.scale_queue)
     reset_queue = in_name(queues.reset_queue)
     list_nodes = on_tables(queues.list_nodes)
+    queue_health = on_tables(metrics.queue_health)
+    list_audit = on_tables(audit.list_audit)
 
     # Managing cron entries
 
@@ -391,6 +391,7 @@ class Oban:
     list_cron_slots = in_name(crons.list_cron_slots)
     update_cron = in_name(crons.update_cron)
     reset_cron = in_name(crons.reset_cron)
+    run_cron = in_name(cron_runs.run_cron)
     pause_cron = in_name(crons.pause_cron)
     resume_cron = in_name(crons.resume_cron)
     delete_cron = in_name(crons.delete_cron)
@@ -418,6 +419,15 @@ class Oban:
         supervisor = self._lifecycle.supervisor
 
         return [] if supervisor is None else supervisor.roster.info()
+
+    def health(self) -> Health:
+        """How the node of this process is, for probes: quick, and without a query; see `Health`."""
+        if (supervisor := self._lifecycle.supervisor) is not None:
+            return supervisor.health()
+
+        wanted = [] if self.testing else [queue.name for queue in self._config.queues]
+
+        return health.idle(stopped=self._stopped, wants=wanted)
 
     @property
     def is_leader(self) -> bool:
@@ -455,7 +465,7 @@ class Oban:
         refuse_within_child(self._config.queues)
 
         for module in self._config.imports:
-            _imported(module)
+            registry.load(module)
 
         self._assembly.verify()
 
@@ -483,14 +493,3 @@ class Oban:
         db = self._assembly.db
 
         return db if self.testing is None else db.timed_here()
-
-
-def _imported(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module missing inside that one is its own trouble, with its own traceback.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-
-        raise ConfigError("imports", f"there is no module {error.name!r}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from oban_sync.control.transactions import in_transaction
 from oban_sync.core import cron, crontab
 from oban_sync.core.checks import check_whole
 from oban_sync.core.cron import Cron, CronSlot
@@ -61,6 +62,9 @@ def insert_cron(
     Raises:
         ConfigError: An option is wrong, or there is an entry of that name.
     """
+    if "name" in options:
+        raise ConfigError("name", "is no option here; give entry= to name the entry")
+
     given = {**options, "name": entry, "timezone": timezone}
     line = crontab.check_line("cron", expression, worker, given)
     of = line.worker or ""
@@ -101,13 +105,14 @@ def reset_cron(db: Db, name: str, entry: str) -> Cron:
     return _changed(db, name, entry, lambda tx: crons.edit(tx, name, entry, {}, anew=True))
 
 
-def pause_cron(db: Db, name: str, entry: str, *, by: str | None = None) -> Cron:
+def pause_cron(db: Db, name: str, entry: str, *, by: str | None = None, conn: Any = None) -> Cron:
     """Have the times of an entry skipped, until it is resumed; restarts do not resume it.
 
-    No job of it is inserted once this returns. Pausing again changes nothing.
+    No job of it is inserted once this is committed. Pausing again changes nothing.
 
     Args:
         by: Who wants it; shown with the entry, and as the reason of every skipped time.
+        conn: Do it in this connection's transaction; by default in one of its own.
 
     Raises:
         ConfigError: There is no such entry.
@@ -121,31 +126,37 @@ def pause_cron(db: Db, name: str, entry: str, *, by: str | None = None) -> Cron:
             "that can be printed",
         )
 
-    return _changed(db, name, entry, lambda tx: crons.pause(tx, name, entry, by=by))
+    return _changed(db, name, entry, lambda tx: crons.pause(tx, name, entry, by=by), conn)
 
 
-def resume_cron(db: Db, name: str, entry: str) -> Cron:
+def resume_cron(db: Db, name: str, entry: str, *, conn: Any = None) -> Cron:
     """Have the jobs of an entry inserted again, from its next time on.
 
     What was skipped while it was paused is not made up for.
 
+    Args:
+        conn: As of `pause_cron`.
+
     Raises:
         ConfigError: There is no such entry.
     """
-    return _changed(db, name, entry, lambda tx: crons.resume(tx, name, entry))
+    return _changed(db, name, entry, lambda tx: crons.resume(tx, name, entry), conn)
 
 
-def delete_cron(db: Db, name: str, entry: str) -> None:
+def delete_cron(db: Db, name: str, entry: str, *, conn: Any = None) -> None:
     """Delete an entry that was made at run time, or that no live node has in its code any more.
 
     Its jobs stay; what became of its times is kept for as long as that of others.
+
+    Args:
+        conn: As of `pause_cron`.
 
     Raises:
         ConfigError: There is no such entry, or it stands in the code: pause it, or remove it there.
     """
     _check(entry)
 
-    with db.session() as tx:
+    def delete(tx: Tx) -> None:
         if not crons.delete(tx, name, entry):
             # Raises when there is none.
             _get(tx, name, entry)
@@ -155,6 +166,8 @@ def delete_cron(db: Db, name: str, entry: str) -> None:
                 f"{shown(entry)} stands in the code of a node and would come back; pause it, or "
                 "remove it from the code",
             )
+
+    in_transaction(db, delete, conn=conn)
 
 
 def list_cron_slots(db: Db, name: str, entry: str, *, limit: int = 100) -> list[CronSlot]:
@@ -172,13 +185,15 @@ def list_cron_slots(db: Db, name: str, entry: str, *, limit: int = 100) -> list[
         return crons.list_slots(tx, name, entry, most=most)
 
 
-def _changed(db: Db, name: str, entry: str, change: Callable[[Tx], bool]) -> Cron:
+def _changed(db: Db, name: str, entry: str, change: Callable[[Tx], bool], conn: Any = None) -> Cron:
     _check(entry)
 
-    with db.session() as tx:
+    def work(tx: Tx) -> Cron:
         change(tx)
 
         return _get(tx, name, entry)
+
+    return in_transaction(db, work, conn=conn)
 
 
 def _check(entry: object) -> None:

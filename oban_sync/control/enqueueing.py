@@ -6,12 +6,15 @@ are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any, Protocol
 
 import psycopg
 
+from oban_sync import telemetry
 from oban_sync.core import clock, modes
 from oban_sync.core.carrying import Carriers
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown
@@ -21,6 +24,10 @@ from oban_sync.engine import callers
 from oban_sync.engine import jobs as stored_jobs
 from oban_sync.engine.retry import conflicts_retried
 from oban_sync.engine.session import Db
+
+#: Told before jobs are stored. What its handlers add to `carried` goes along with the jobs.
+INSERT_START = "oban.job.insert.start"
+INSERT_STOP = "oban.job.insert.stop"
 
 
 class Desk(Protocol):
@@ -123,6 +130,40 @@ def _store(desk: Desk, given: Iterable[Job], conn: Any) -> list[Job]:
     jobs = _checked(given, desk.limits)
     carried = desk.carriers.capture() if desk.carriers else None
 
+    if telemetry.listened(INSERT_START) or telemetry.listened(INSERT_STOP):
+        return _told(desk, jobs, conn, carried)
+
+    return _stored(desk, jobs, conn, carried)
+
+
+def _told(desk: Desk, jobs: Iterator[Job], conn: Any, carried: dict[str, Any] | None) -> list[Job]:
+    """As `_stored`, for those who follow it, and who may have more to be carried along."""
+    if (first := next(jobs, None)) is None:
+        return []
+
+    # The same dict to the end: who follows it finds by that what was begun.
+    more = dict(carried or {})
+    fields = {"queue": first.queue, "worker": first.worker, "carried": more}
+    started = time.monotonic_ns()
+    telemetry.emit(INSERT_START, {**fields, "monotonic_time": started})
+
+    try:
+        stored = _stored(desk, chain((first,), jobs), conn, more or None)
+    except BaseException as error:
+        ended = {"duration": time.monotonic_ns() - started, "error": error}
+        telemetry.emit("oban.job.insert.exception", {**fields, **ended})
+
+        raise
+
+    ended = {"duration": time.monotonic_ns() - started, "jobs": stored}
+    telemetry.emit(INSERT_STOP, {**fields, **ended})
+
+    return stored
+
+
+def _stored(
+    desk: Desk, jobs: Iterator[Job], conn: Any, carried: dict[str, Any] | None
+) -> list[Job]:
     if conn is not None:
         return stored_jobs.insert(conn, desk.prefix, jobs, carried)
 

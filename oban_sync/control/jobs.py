@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from oban_sync.core import payload
+from oban_sync.core import filters, payload
 from oban_sync.core.checks import check_choice, check_whole
 from oban_sync.core.errors import (
     InvalidJobError,
@@ -19,6 +19,7 @@ from oban_sync.core.errors import (
     shown,
     unknown,
 )
+from oban_sync.core.filters import Filter
 from oban_sync.core.job import Job, JobState
 from oban_sync.core.options import CHECKS, check_name, check_tags
 from oban_sync.engine import inspect
@@ -35,6 +36,10 @@ Jobs = Job | int | Iterable[Job | int]
 Changes = Mapping[str, Any] | Callable[[Job], Mapping[str, Any]]
 
 MOST_LISTED = 10_000
+
+#: Jobs that a search reads, unless it is told another number, and at the most.
+MOST_READ = inspect.MOST_READ
+MOST_SEARCHED = 10_000_000
 
 MOST_ID = 2**63 - 1
 
@@ -268,6 +273,77 @@ def list_jobs(
         )
 
 
+def search_jobs(
+    db: Db,
+    wanted: str | Filter = "",
+    *,
+    limit: int = 100,
+    before_id: Job | int | None = None,
+    within: int = MOST_READ,
+) -> list[Job]:
+    """A page of jobs that pass a filter as people type it, the newest first.
+
+    Reads a bounded number of jobs, however many there are. A filter on states looks at the jobs of
+    these states, at `within` of each; any other at the newest `within` jobs, so that of rare ones
+    the older are not found. With `before_id` it goes on from there. It may take 5 seconds, or as
+    long as 20,000 jobs a second take, whichever is more.
+
+    Args:
+        wanted: As ``queues:mailers states:discarded args.user.id:7``; see `core.filters.parse`.
+        limit: Most jobs given, 1 to 10,000.
+        before_id: Only jobs older than this one: the last of the page before.
+        within: Most jobs read, 1 to 10,000,000: a million take about a second.
+
+    Raises:
+        FilterError: The filter cannot be read: quotes the term, and says what is allowed. Or it
+            takes too long.
+        ConfigError: Another argument is wrong.
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+
+    Example:
+        >>> failed = oban.search_jobs("queues:mailers states:discarded,retryable")
+    """
+    checked = _filter(wanted)
+    most = check_whole("limit", limit, 1, MOST_LISTED)
+    before = None if before_id is None else _checked_id("before_id", before_id)
+    read = check_whole("within", within, 1, MOST_SEARCHED)
+
+    with db.looking() as tx:
+        return inspect.find_jobs(tx, checked, before_id=before, most=most, within=read)
+
+
+def search_further(db: Db, wanted: Filter, *, before_id: int | None, within: int) -> int | None:
+    """Where a search goes on that has read enough and found too little: its next `before_id`.
+
+    Returns:
+        None where there is nothing left to read.
+
+    Raises:
+        FilterError: It takes too long.
+    """
+    with db.looking() as tx:
+        unread = inspect.find_unread(tx, wanted, before_id=before_id, within=within)
+
+    return None if unread is None else unread + 1
+
+
+def search_ids(db: Db, wanted: str | Filter, *, limit: int = MOST_LISTED) -> list[int]:
+    """The ids of the newest jobs that pass a filter; as `search_jobs`, for what is done to many.
+
+    Args:
+        wanted: The filter.
+        limit: Most ids given, 1 to 10,001: one more than are dealt with at once.
+
+    Raises:
+        FilterError, ConfigError: As `search_jobs`.
+    """
+    checked = _filter(wanted)
+    most = check_whole("limit", limit, 1, MOST_LISTED + 1)
+
+    with db.looking() as tx:
+        return inspect.find_ids(tx, checked, most=most)
+
+
 def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
     """How many jobs there are in each state; every state is a key.
 
@@ -389,6 +465,10 @@ def _checked_id(place: str, job: object) -> int:
         )
 
     return job
+
+
+def _filter(wanted: object) -> Filter:
+    return wanted if isinstance(wanted, Filter) else filters.parse(wanted)  # type: ignore[arg-type]
 
 
 def _several(option: str, value: object, check: Callable[[str, object], str]) -> list[str] | None:

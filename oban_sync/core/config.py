@@ -22,8 +22,10 @@ from oban_sync.core.crontab import Line, SchedulerConfig, check_crontab, check_s
 from oban_sync.core.errors import ConfigError, InvalidJobError, shown, unknown
 from oban_sync.core.escalation import Escalation, check_escalation
 from oban_sync.core.executors import ExecutorConfig, check_executor, check_place
+from oban_sync.core.job_logs import LogsConfig, check_logs
 from oban_sync.core.limits import Limits, check_limits
 from oban_sync.core.loops import LeadershipConfig, LifelineConfig, RefresherConfig, StagerConfig
+from oban_sync.core.metering import MetricsConfig, check_metrics
 from oban_sync.core.options import check_name
 from oban_sync.core.reindexing import ReindexerConfig, check_reindexer
 from oban_sync.core.retention import PrunerConfig, check_pruner
@@ -84,6 +86,8 @@ class Config:
     reindexer: ReindexerConfig = ReindexerConfig()
     cron: tuple[Line, ...] = ()
     scheduler: SchedulerConfig = SchedulerConfig()
+    logs: LogsConfig = LogsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     around: Callable[..., AbstractContextManager[object]] | None = None
     carry: Carriers = NOTHING
     session: Callable[[], Any] | None = None
@@ -349,6 +353,8 @@ _CHECKS: dict[str, Check] = {
     "reindexer": check_reindexer,
     "cron": check_crontab,
     "scheduler": check_scheduler,
+    "logs": check_logs,
+    "metrics": check_metrics,
     "around": check_around,
     "carry": check_carry,
     "session": _check_session,

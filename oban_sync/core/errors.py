@@ -123,7 +123,15 @@ def nearest(name: object, allowed: Iterable[str]) -> str:
 
     close = get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
 
-    return f" Did you mean {close[0]!r}?" if close else ""
+    if not close or not get_close_matches(_last(str(name)), [_last(close[0])], cutoff=0.6):
+        return ""
+
+    return f" Did you mean {close[0]!r}?"
+
+
+def _last(name: str) -> str:
+    # Names of workers in one module are alike without being meant.
+    return name.rpartition(".")[2]
 
 
 def unknown(name: object, allowed: Iterable[str]) -> str:

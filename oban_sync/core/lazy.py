@@ -47,6 +47,10 @@ class Lazy(Generic[Shape]):
 
         return parsed
 
+    def raw(self, job: Any) -> Any:
+        """The column as it stands in a job: as PostgreSQL gave it, until somebody looked at it."""
+        return getattr(job, self._slot)
+
 
 def parsed_object(text: str) -> dict[str, Any]:
     """A JSON object; ValueError when it is none."""

@@ -58,6 +58,11 @@ class Lease:
         """Whether somebody else may have been given this node's jobs by now."""
         return self._over or time.monotonic() >= self.ends_at
 
+    @property
+    def beat_age(self) -> float:
+        """Seconds since the last beat that renewed it was sent; before any, since it was made."""
+        return time.monotonic() - self._beat_at
+
     def covers(self, generation: int) -> bool:
         """Whether it has not ended since it was in this generation."""
         return not self.ended and self.generation == generation

@@ -135,12 +135,14 @@ class Outcome:
         error: The failure to raise again where a caller runs jobs inline.
         error_type: The name of the failure's class, for telemetry; None where nothing was raised.
         error_message: What it says.
+        duration_ns: How long the run took, in nanoseconds; 0 where that is not known.
         written: Whether it is in the row already, committed with the work of a transactional run;
             False where it was refused, because somebody else has the job by now, and the work was
             undone. None where it is yet to be written.
     """
 
     __slots__ = (
+        "duration_ns",
         "error",
         "error_message",
         "error_text",
@@ -179,6 +181,7 @@ class Outcome:
         self.schedule_in = schedule_in
         self.spent = spent
         self.plain = state is JobState.COMPLETED and meta is None
+        self.duration_ns = 0
         self.written: bool | None = None
 
     def __repr__(self) -> str:

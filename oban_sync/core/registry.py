@@ -5,6 +5,7 @@ Only what was decorated in this process can run: a row names a worker, and never
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
@@ -197,3 +198,19 @@ def register(registration: Registration) -> None:
 def origin(target: Any) -> str:
     """Where a class or function was defined."""
     return f"{target.__module__}.{target.__qualname__}"
+
+
+def load(module: str) -> None:
+    """Import a module that defines workers.
+
+    Raises:
+        ConfigError: There is no such module.
+    """
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module missing inside that one is its own trouble, with its own traceback.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+
+        raise ConfigError("imports", f"there is no module {error.name!r}") from error

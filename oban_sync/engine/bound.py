@@ -16,7 +16,7 @@ import psycopg
 
 from oban_sync.core import clock
 from oban_sync.core.errors import ConfigError, shown
-from oban_sync.engine import callers, savepoints
+from oban_sync.engine import callers, cancelling, savepoints
 from oban_sync.engine.session import Db, Row, Tx, translated
 from oban_sync.engine.statements import positional
 
@@ -94,6 +94,30 @@ class BoundDb(Db):
 
                 with savepoints.within(conn, undo=undo):
                     yield _ForeignTx(conn, self.schema)
+
+
+@contextmanager
+def tx_on(conn: Any, schema: str) -> Iterator[Tx]:
+    """The library's statements on a connection of the caller's, in whatever transaction it is in.
+
+    Nothing is committed, and nothing undone when one of them fails: that is the caller's to do.
+
+    Args:
+        conn: See `callers.run_on`.
+        schema: The schema of the tables.
+
+    Raises:
+        ConfigError: It is no connection, or an asynchronous one.
+    """
+    callers.check(conn)
+    own = conn.connection if isinstance(conn, psycopg.Cursor) else conn
+
+    if not isinstance(own, psycopg.Connection):
+        yield _ForeignTx(own, schema)
+        return
+
+    with translated(schema), cancelling.known(own):
+        yield Tx(own, schema)
 
 
 class _ForeignTx(Tx):

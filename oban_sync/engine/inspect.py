@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from oban_sync.core import filters
+from oban_sync.core.filters import Filter, Inside, SlowFilterError
 from oban_sync.core.job import Job, JobState
 from oban_sync.engine.jobs import COLUMNS
 from oban_sync.engine.session import Db, Tx
 
 #: Finished jobs of a state that are read to be counted; beyond these they are estimated.
 MOST_COUNTED = 1_000
+
+#: Most jobs that a filter reads: of all, or of each state that has an index.
+MOST_READ = 100_000
+
+#: The newest jobs that are looked at before anything else, and then: most pages are filled by them.
+_FIRST_READS = (2_000, 20_000)
+
+#: Seconds that a search may take, for each `MOST_READ` jobs that it may read.
+PATIENCE = 5.0
+
+#: The state of an error of a statement that was cancelled, which is what its time limit does too.
+_CANCELLED = "57014"
 
 _ROWS = re.compile(r" rows=(\d+)")
 
@@ -46,6 +64,131 @@ def list_jobs(
     return [Job.loaded(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
+def find_jobs(
+    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
+) -> list[Job]:
+    """The newest jobs that pass a filter; see `find_ids`.
+
+    Args:
+        tx: A transaction: the settings for its plans end with it.
+        wanted: The filter.
+        before_id: Only jobs older than this one.
+        most: Most jobs given.
+        within: Most jobs read.
+
+    Raises:
+        SlowFilterError: As `find_ids`.
+    """
+    ids = find_ids(tx, wanted, before_id=before_id, most=most, within=within)
+    rows = tx.unprepared("job_find_rows", ids=ids) if ids else []
+
+    return [Job.loaded(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
+
+
+def find_ids(
+    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
+) -> list[int]:
+    """The ids of the newest jobs that pass a filter, by reading a bounded number of jobs.
+
+    Of a filter on states these are the jobs of the states, found along their indexes; `within` of
+    each. Of others they are the newest jobs, and what is older is not found.
+
+    Args:
+        tx: A transaction: the settings for its plans end with it.
+        wanted: The filter.
+        before_id: Only jobs older than this one.
+        most: Most ids given.
+        within: Most jobs read.
+
+    Raises:
+        SlowFilterError: It took longer than `PATIENCE` for each `MOST_READ` jobs; a filter may hold
+            conditions that take long for each job, and somebody else waits for the connection.
+    """
+    with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
+        return _find_ids(tx, wanted, before_id, most, within, limit)
+
+
+def _find_ids(
+    tx: Tx,
+    wanted: Filter,
+    before_id: int | None,
+    most: int,
+    within: int,
+    limit: Callable[[], None],
+) -> list[int]:
+    restrict_plans(tx)
+    conditions: dict[str, Any] = {
+        "queues": list(wanted.queues) or None,
+        "workers": list(wanted.workers) or None,
+        "tags": list(wanted.tags) or None,
+        "nodes": list(wanted.nodes) or None,
+        "priorities": list(wanted.priorities) or None,
+        "args": _path(wanted.args),
+        "meta": _path(wanted.meta),
+        "before_id": before_id,
+        "most": most,
+    }
+
+    def newest(states: Sequence[JobState], read: int) -> list[int]:
+        limit()
+        rows = tx.unprepared(
+            "job_find_newest",
+            ids=list(wanted.ids) or None,
+            states=_labels(states) if states else None,
+            within=read,
+            **conditions,
+        )
+
+        return [job_id for (job_id,) in rows]
+
+    if wanted.ids:
+        return newest(wanted.states, within)
+
+    found: list[int] = []
+
+    for first in _FIRST_READS:
+        if (read := max(first, most)) >= within:
+            break
+
+        if len(found := newest(wanted.states, read)) >= most:
+            return found
+
+    indexed = [state for state in wanted.states if state is not JobState.SUSPENDED]
+    ids = set(found)
+
+    if indexed:
+        limit()
+        rows = tx.unprepared("job_find_state", states=_labels(indexed), within=within, **conditions)
+        ids.update(job_id for (job_id,) in rows)
+
+    if not reads_states(wanted):
+        rest = [state for state in wanted.states if state not in indexed]
+        ids.update(newest(rest, within))
+
+    return sorted(ids, reverse=True)[:most]
+
+
+def reads_states(wanted: Filter) -> bool:
+    """Whether a filter is answered along the indexes of its states alone."""
+    return bool(wanted.states) and JobState.SUSPENDED not in wanted.states
+
+
+def find_unread(tx: Tx, wanted: Filter, *, before_id: int | None, within: int) -> int | None:
+    """The newest job that `find_ids` leaves unread because it has read enough; None without any.
+
+    Jobs of states that are found along indexes are not meant.
+    """
+    if wanted.ids or reads_states(wanted):
+        return None
+
+    with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
+        restrict_plans(tx)
+        limit()
+        rows = tx.unprepared("job_find_unread", before_id=before_id, within=within)
+
+    return rows[0][0] if rows else None
+
+
 def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
     """How many jobs there are in each state, of one queue or of all.
 
@@ -54,7 +197,7 @@ def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
     """
     # A transaction, because the settings for its plans must not outlive it.
     with db.looking() as tx:
-        tx.tuples("plan_restrict")
+        restrict_plans(tx)
         rows = tx.unprepared("job_count", queue=queue, most=MOST_COUNTED)
         counts = dict.fromkeys(JobState, 0)
 
@@ -63,6 +206,91 @@ def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:
             counts[state] = jobs if exact else _estimate(tx, state, queue, jobs)
 
     return counts
+
+
+def hold_in_states(tx: Tx, ids: Sequence[int], states: Sequence[JobState]) -> list[int]:
+    """Those of some jobs that are in certain states, held until the end of the transaction."""
+    rows = tx.unprepared(
+        "job_hold_states", ids=f"{{{','.join(map(str, ids))}}}", states=_labels(states)
+    )
+
+    return [job_id for (job_id,) in rows]
+
+
+def restrict_plans(tx: Tx) -> None:
+    """Let the statements of this transaction go along indexes, and read no whole table."""
+    tx.tuples("plan_restrict")
+
+
+@contextmanager
+def _patient(tx: Tx, seconds: float) -> Iterator[Callable[[], None]]:
+    """Let statements take so long and no longer, all together; a shorter limit of theirs stays.
+
+    Gives what is to be called before each of them.
+    """
+    end = time.monotonic() + seconds
+    earlier: str | None = None
+    started, allowed = end, seconds
+
+    def limit() -> None:
+        nonlocal earlier, started, allowed
+        left = max(1, round((end - time.monotonic()) * 1000))
+        setting, milliseconds = _allow(tx, left)
+        earlier = setting if earlier is None else earlier
+        started, allowed = time.monotonic(), milliseconds / 1000
+
+    try:
+        yield limit
+
+        if earlier is not None:
+            _allow(tx, 0, earlier)
+    except Exception as error:
+        # Others cancel statements as well, for reasons of their own, but hardly at that moment.
+        if _is_cancelled(error) and time.monotonic() - started >= allowed * 0.9:
+            raise SlowFilterError(
+                "filter",
+                f"looking for these jobs takes longer than {min(seconds, allowed):.2g} s; name a "
+                "state, or fewer values of args and meta",
+            ) from error
+
+        raise
+
+
+def _allow(tx: Tx, milliseconds: int, setting: str | None = None) -> tuple[str, int]:
+    """Set how long each further statement may take; what was set before, and what is now."""
+    [(before, now, _)] = tx.tuples("search_patience", milliseconds=milliseconds, setting=setting)
+
+    return before, now
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    # SQLAlchemy keeps the driver's error as `orig`, Django as the cause.
+    found = (error, getattr(error, "orig", None), error.__cause__)
+
+    return any(
+        _CANCELLED in (getattr(one, "sqlstate", None), getattr(one, "pgcode", None))
+        for one in found
+    )
+
+
+def _labels(states: Sequence[JobState]) -> str:
+    # Text of no type becomes what it has to be; that of a type would have to be cast by each row.
+    return f"{{{','.join(states)}}}"
+
+
+def _path(conditions: Sequence[Inside]) -> str | None:
+    """An SQL/JSON path predicate: at each of these places is one of the values, or a list with it.
+
+    Places inside of objects in lists are found as well: lists open by themselves in such paths.
+    """
+    parts = []
+
+    for keys, values in conditions:
+        place = "$" + "".join(f".{json.dumps(key, ensure_ascii=False)}" for key in keys)
+        readings = [one for value in values for one in filters.readings(value)]
+        parts.append(f"({' || '.join(f'{place} == {reading}' for reading in readings)})")
+
+    return " && ".join(parts) or None
 
 
 def _estimate(tx: Tx, state: JobState, queue: str | None, least: int) -> int:

@@ -78,6 +78,24 @@ class ProducerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """What a node says of itself, besides its queues.
+
+    Attributes:
+        info: JSON that is there for people, and for `engine.explain`; None to say nothing, so that
+            what was said before stays.
+        workers: The names of all that it can run; None for not known.
+    """
+
+    info: str | None = None
+    workers: tuple[str, ...] | None = None
+
+
+#: As it was said before.
+UNCHANGED = Presence()
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """What a beat brought back.
 
@@ -103,11 +121,13 @@ def beat(
     options: RefresherConfig,
     *,
     founder: bool = False,
+    presence: Presence = UNCHANGED,
     along: Sequence[Ask] = (),
 ) -> Beat:
     """Renew a node's lease on its producers, and ask what was asked of it.
 
     Args:
+        presence: What the node is, as far as that is not known.
         along: What to ask before, in the same transaction.
     """
     rows = [
@@ -126,6 +146,8 @@ def beat(
             "unlocked_max_age": options.unlocked_max_age,
             "crons": list(identity.crons),
             "founder": founder,
+            "info": presence.info,
+            "workers": None if presence.workers is None else list(presence.workers),
             "producers": json.dumps(rows),
             "ping": identity.channel,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -46,7 +47,7 @@ def write(
         set_by=by,
         until=until,
         channel=tx.channel("signal"),
-        # Always short enough to be plain JSON: names have at most 127 characters.
+        # Always short enough to be plain JSON: names have at most 255 characters.
         payload=signals.encode(payload),
         sync=tx.channel("sync"),
     )
@@ -86,6 +87,15 @@ class NodeInfo:
         started_at: When it started.
         beat_at: Its last beat.
         queues: What it runs, by name.
+        beat_age: Seconds since its last beat, by the database's clock.
+        version: Its version of oban_sync. As all that follows None where a node does not say: its
+            version is older than that.
+        python: Its version of Python.
+        pid: Its process id, on ...
+        host: ... this machine.
+        threads: How many threads its process had, a minute ago or less.
+        degraded: Whether it may hear of nothing at the moment, and has to look for jobs and orders.
+        workers: The names of all that it can run.
     """
 
     uuid: str
@@ -95,6 +105,14 @@ class NodeInfo:
     started_at: datetime
     beat_at: datetime
     queues: list[NodeQueue]
+    beat_age: float = 0.0
+    version: str | None = None
+    python: str | None = None
+    pid: int | None = None
+    host: str | None = None
+    threads: int | None = None
+    degraded: bool | None = None
+    workers: list[str] | None = None
 
 
 def list_nodes(tx: Tx) -> list[NodeInfo]:
@@ -108,6 +126,42 @@ def list_nodes(tx: Tx) -> list[NodeInfo]:
             started_at,
             beat_at,
             [NodeQueue(**queue) for queue in json.loads(queues)],
+            beat_age,
+            workers=workers,
+            **_said(info),
         )
-        for uuid, name, node, leader, started_at, beat_at, queues in tx.tuples("node_list")
+        for (
+            uuid,
+            name,
+            node,
+            leader,
+            started_at,
+            beat_at,
+            beat_age,
+            queues,
+            info,
+            workers,
+        ) in tx.tuples("node_list")
     ]
+
+
+#: What a node says of itself that is told, and what it has to be.
+_TOLD: Mapping[str, type] = {
+    "version": str,
+    "python": str,
+    "pid": int,
+    "host": str,
+    "threads": int,
+    "degraded": bool,
+}
+
+
+def _said(info: str) -> dict[str, Any]:
+    """What a node says of itself; anything else that stands in its row is left out."""
+    said = json.loads(info)
+
+    if not isinstance(said, dict):
+        return {}
+
+    # By type, because a bool is an int.
+    return {name: said[name] for name, kind in _TOLD.items() if type(said.get(name)) is kind}

@@ -25,8 +25,15 @@ def encode(values: Mapping[str, Any]) -> str:
         ValueError: It is not JSON, or too big even when packed; split it.
     """
     # Strict, because one payload that is no JSON makes nodes of Oban for Elixir deaf for good.
-    text = payload.encode(values, "payload", most_bytes=MOST_BYTES)
+    return carried(payload.encode(values, "payload", most_bytes=MOST_BYTES))
 
+
+def carried(text: str) -> str:
+    """A payload in the form in which PostgreSQL carries it: as it is, or packed when it is big.
+
+    Raises:
+        ValueError: It is too big even when packed.
+    """
     if len(text.encode()) <= MOST_SENT_BYTES:
         return text
 

@@ -9,15 +9,20 @@ WITH ours AS (
     FROM (
         VALUES
             ('.oban_jobs', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+            -- Of who did what nothing is changed later.
+            ('.oban_sync_audit', ARRAY['SELECT', 'INSERT']),
             ('.oban_sync_controls', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
             ('.oban_sync_cron_slots', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
             ('.oban_sync_crons', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
             ('.oban_sync_leaders', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+            ('.oban_sync_logs', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+            ('.oban_sync_metrics', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
             -- Written by those who install.
             ('.oban_sync_migrations', ARRAY['SELECT']),
             ('.oban_sync_nodes', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
             ('.oban_sync_producers', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
-            ('.oban_sync_rates', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'])
+            ('.oban_sync_rates', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+            ('.oban_sync_stacks', ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'])
     ) AS wanted (name, rights)
 ),
 lacking AS (

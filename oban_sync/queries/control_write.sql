@@ -51,6 +51,6 @@ SELECT
         jsonb_build_object(
             'order', written.seq, 'signal', %(payload)s::text::jsonb, 'by', %(set_by)s::text
         )::text
-    ),
-    pg_notify(%(channel)s::text, %(payload)s::text)
+    ) AS told,
+    pg_notify(%(channel)s::text, %(payload)s::text) AS signalled
 FROM written

@@ -9,6 +9,8 @@
 --   unlocked_max_age  seconds         ... or after these, when its session is gone too
 --   crons             text[]          the cron entries that its code declares
 --   founder           boolean         it was alone when it started
+--   info              JSON as text    what it is, or NULL: that and workers are as they were
+--   workers           text[]          what it can run, or NULL for not known
 --   producers         JSON as text    array of {uuid, queue, job_limit, paused}: all that it has
 --   ping              text            a channel that only this node hears, told of the beat
 --
@@ -17,7 +19,10 @@
 -- was asked of queues, by seq, and whether it has ended).
 WITH node AS (
     INSERT INTO /* schema */oban_sync_nodes AS node
-        (uuid, name, node, beats, lock_key, max_age, unlocked_max_age, crons, founder)
+        (
+            uuid, name, node, beats, lock_key, max_age, unlocked_max_age, crons, founder,
+            info, workers
+        )
     VALUES (
         %(uuid)s::text,
         %(name)s::text,
@@ -27,12 +32,19 @@ WITH node AS (
         %(max_age)s::double precision,
         %(unlocked_max_age)s::double precision,
         %(crons)s::text[],
-        %(founder)s::boolean
+        %(founder)s::boolean,
+        coalesce(%(info)s::text::jsonb, '{}'),
+        %(workers)s::text[]
     )
     ON CONFLICT (uuid) DO UPDATE
     SET beats = excluded.beats,
         lock_key = excluded.lock_key,
-        beat_at = now()
+        beat_at = now(),
+        -- Not from what was to be inserted: it is empty where nothing is said.
+        info = coalesce(%(info)s::text::jsonb, node.info),
+        workers = CASE
+            WHEN %(info)s::text IS NULL THEN node.workers ELSE %(workers)s::text[]
+        END
     RETURNING node.uuid, node.xmax = 0 AS fresh
 ),
 given AS MATERIALIZED (

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -25,13 +25,17 @@ from threading import Lock, Thread
 from types import FrameType
 from typing import Any, cast
 
+from oban_sync import telemetry
 from oban_sync.core import instances, registry
 from oban_sync.core.errors import JobError, NotRunningError, WorkerNotFoundError
 from oban_sync.core.job import Job
+from oban_sync.core.job_logs import LogsConfig
 from oban_sync.core.lease import Lease
 from oban_sync.core.outcome import Outcome
 from oban_sync.runtime import crossing, executor
 from oban_sync.runtime.host import PLAIN, Host
+from oban_sync.runtime.job_logs import LISTEN_INTERVAL, Capture, listen
+from oban_sync.runtime.loop import Loop
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -40,11 +44,16 @@ READY = "ready"
 BROKEN = "broken"
 BEGUN = "begun"
 LOST = "lost"
+LOGGED = "logged"
 DONE = "done"
 
 #: Seconds between looks at whether the parent lives, besides the word of the kernel, which a copy
 #: that was forked from the parent can hold back.
 PARENT_INTERVAL = 1.0
+
+#: Seconds between two times that the parent is told what the job logs: what it was not told is lost
+#: when this process ends under the job.
+LOG_INTERVAL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class Plan:
             knows the password of the database.
         gives_sessions: Whether the parent's Oban gives transactional workers a session of the
             application's, which is no thing to be handed over.
+        logs: What the parent wants of what jobs log; None for nothing.
     """
 
     modules: tuple[str, ...] = ()
@@ -68,6 +78,12 @@ class Plan:
     oban: str = "Oban"
     client: Callable[[], object] | None = None
     gives_sessions: bool = False
+    logs: LogsConfig | None = None
+
+    def __post_init__(self) -> None:
+        # A function need not be one that can be handed over; the parent masks what it is told.
+        if self.logs is not None and self.logs.mask is not None:
+            object.__setattr__(self, "logs", replace(self.logs, mask=None))
 
 
 def main(pipe: Connection, plan: Plan) -> None:
@@ -76,7 +92,7 @@ def main(pipe: Connection, plan: Plan) -> None:
     inmate.settle()
 
     try:
-        inmate.host = _prepare(plan)
+        inmate.host = replace(_prepare(plan), logs=inmate.captured(plan.logs))
     except BaseException as error:
         pipe.send_bytes(crossing.message(BROKEN, executor.describe(error)))
 
@@ -106,6 +122,7 @@ class _Inmate:
         self._asking = Lock()
         self._job: Job | None = None
         self._pid = os.getpid()
+        self._logs: Capture | None = None
 
     def settle(self) -> None:
         """Be what the parent alone signals, and end with it."""
@@ -124,14 +141,25 @@ class _Inmate:
         # What a job prints may go to a terminal that this group does not own.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
-    def run(self, fields: crossing.Fields, module: str | None) -> None:
+    def captured(self, config: LogsConfig | None) -> Capture | None:
+        """Take what the jobs log from now on, and tell the parent."""
+        if config is None:
+            return None
+
+        listen()
+        self._logs = Capture(config, forwards=True)
+        _Teller(self._logs, self._say_logged).start()
+
+        return self._logs
+
+    def run(self, fields: crossing.Fields, module: str | None, carried: Mapping[str, str]) -> None:
         """Run a job, and say what it came to."""
         job = crossing.job_of(fields)
         job.leased(cast(Lease, _ParentsLease(partial(self._ask, job))))
         self._job = job
 
         try:
-            outcome = self._outcome(job, module)
+            outcome = self._outcome(job, module, carried)
             message = _done(job, outcome)
         except BaseException as error:
             message = _done(job, executor.failed(job, error))
@@ -147,9 +175,11 @@ class _Inmate:
 
         with self._asking:
             self._job = None
+            # What it logged last goes before, because nobody listens after.
+            self._send_logged()
             self._pipe.send_bytes(message)
 
-    def _outcome(self, job: Job, module: str | None) -> Outcome:
+    def _outcome(self, job: Job, module: str | None, carried: Mapping[str, str]) -> Outcome:
         try:
             _find(job.worker, module)
         except WorkerNotFoundError as error:
@@ -160,7 +190,7 @@ class _Inmate:
 
         # Without what the modules and the setup left in this thread's context, as an app context
         # that was pushed for good: jobs on threads do not have it either, and would share it.
-        return Context().run(executor.perform, job, self.host)
+        return Context().run(_performed, job, self.host, dict(carried))
 
     def _ask(self, job: Job, what: str) -> Any:
         """The parent's answer; callable from any thread of the job."""
@@ -174,6 +204,23 @@ class _Inmate:
 
             return self._pipe.recv()
 
+    def _say_logged(self) -> bool:
+        # When the parent is gone, so is this soon.
+        with self._asking, suppress(OSError):
+            return self._job is not None and self._send_logged()
+
+        return False
+
+    def _send_logged(self) -> bool:
+        """Send what was logged since the last time; whether there was anything."""
+        runs = [] if self._logs is None else self._logs.changes()
+
+        for run in runs:
+            said = {"key": list(run.key), "lines": run.lines, "dropped": run.dropped}
+            self._pipe.send_bytes(crossing.message(LOGGED, said))
+
+        return bool(runs)
+
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if (job := self._job) is not None:
             job.ask_to_stop()
@@ -181,8 +228,45 @@ class _Inmate:
             raise KeyboardInterrupt("the job was asked to stop")
 
 
+def _performed(job: Job, host: Host, carried: dict[str, str]) -> Outcome:
+    telemetry.emit("oban.child.start", {"job": job, "carried": carried})
+    outcome = executor.perform(job, host)
+    telemetry.emit("oban.child.stop", {"job": job, "state": outcome.state.value})
+
+    return outcome
+
+
 def _done(job: Job, outcome: Outcome) -> bytes:
     return crossing.message(DONE, {**crossing.content_of(outcome), "key": list(job.key)})
+
+
+class _Teller(Loop):
+    """Tells the parent what the job logs, while it runs."""
+
+    def __init__(self, capture: Capture, tell: Callable[[], bool]) -> None:
+        super().__init__("logs", interval=LOG_INTERVAL)
+        self._capture = capture
+        self._say = tell
+
+    def tick(self) -> float | None:
+        """Tell what there is."""
+        listen()
+        self._capture.on_news(None)
+
+        # Of several lines, the parent is not told one by one.
+        if self._say():
+            return self.interval
+
+        # In this order: what is logged between the two wakes the loop.
+        self._capture.on_news(self.wake)
+
+        if self._capture.waits():
+            # Of a thread that outlives its job, between two jobs, nobody is told.
+            self._capture.on_news(None)
+
+            return self.interval
+
+        return LISTEN_INTERVAL
 
 
 class _ParentsLease:

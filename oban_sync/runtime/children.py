@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
 from multiprocessing import forkserver, process, resource_tracker
@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.reduction import ForkingPickler
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from oban_sync.core.errors import JobError
@@ -180,7 +181,14 @@ class Child:
         raise NoChildError(f"a child process was not ready in {START_PERIOD:g} seconds. {_ADVICE}")
 
     def run(
-        self, job: Job, module: str | None, bound: Bound | None, until: float | None
+        self,
+        job: Job,
+        module: str | None,
+        bound: Bound | None,
+        until: float | None,
+        *,
+        carried: Mapping[str, str] = MappingProxyType({}),
+        logged: Callable[[object, object], None] = lambda _lines, _dropped: None,
     ) -> Outcome | None:
         """Have it run a job. It is usable afterwards unless it ended, or was stopped.
 
@@ -191,6 +199,8 @@ class Child:
             module: The module that defines its worker.
             bound: How long it may take; a timeout counts from the job's beginning in the child.
             until: When it has to end, on the monotonic clock; None for as `bound` says.
+            carried: What is told to those who follow the run in there.
+            logged: Called with what it logs: lines, and how many it dropped; they may be anything.
 
         Returns:
             What the job came to by itself; None when the child ended under it.
@@ -200,7 +210,7 @@ class Child:
         """
         self.began = False
 
-        self._send((crossing.fields_of(job), module))
+        self._send((crossing.fields_of(job), module, dict(carried)))
         self.jobs += 1
         begins_by = time.monotonic() + BEGIN_PERIOD
         killed = None
@@ -230,6 +240,11 @@ class Child:
                     until = time.monotonic() + bound.seconds
             elif said[0] == child.LOST:
                 self._send(job.lease_lost())
+            elif said[0] == child.LOGGED:
+                # Of the job before this, it comes too late.
+                with suppress(LookupError, TypeError):
+                    if said[1]["key"] == list(job.key):
+                        logged(said[1]["lines"], said[1]["dropped"])
             else:
                 # Anything else is by the job's own code, or by a copy of it.
                 with suppress(LookupError, TypeError, ValueError):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -21,11 +21,12 @@ from oban_sync.core.errors import ConfigError, ObanError, shown
 from oban_sync.core.job import Job, JobState
 from oban_sync.core.options import check_name, check_scheduled_at
 from oban_sync.core.outcome import Outcome
-from oban_sync.engine import ack, callers, drains
+from oban_sync.engine import ack, callers, drains, logs
 from oban_sync.engine import jobs as stored_jobs
-from oban_sync.engine.session import Db
+from oban_sync.engine.session import Db, reason
 from oban_sync.runtime.executor import execute, perform, report_fenced
 from oban_sync.runtime.host import Host
+from oban_sync.runtime.job_logs import Capture, listen
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -225,7 +226,7 @@ class _Drain:
         self._early = early
         self._within = callers.bound_to(desk, wholly=True) is not None
         self._db = desk.db
-        self._host = desk.host
+        self._logs, self._host = _logged(desk.host)
         self._node = desk.node
         self._owner = new_identity()
         self._with_safety = with_safety
@@ -252,6 +253,7 @@ class _Drain:
 
         self.runs += 1
         written = self._write(outcome) if outcome.written is None else outcome.written
+        self._write_logs()
 
         error, outcome.error = outcome.error, None
 
@@ -293,6 +295,16 @@ class _Drain:
         with self._db.session() as tx:
             return ack.ack_on(tx.conn, tx.schema, outcome, owner=self._owner)
 
+    def _write_logs(self) -> None:
+        """Keep what the run logged: as its outcome, in the transaction that a drain is bound to."""
+        if self._logs is None or not (runs := self._logs.changes(everything=True)):
+            return
+
+        try:
+            logs.write(self._db, runs)
+        except Exception as error:
+            log.warning("what job %s logged could not be kept: %s", runs[0].key[0], reason(error))
+
     def _refuse_undone(self, job: Job, error: BaseException | None) -> None:
         """Tell of a job that is as it was before it was taken, which only a rollback can do."""
         if not self._within or job.id is None:
@@ -324,6 +336,17 @@ class _Drain:
                     f"job {job.id} ({job.worker}) snoozed {_MOST_SNOOZES} times in one drain; "
                     "drain with with_scheduled=False to leave it waiting"
                 )
+
+
+def _logged(host: Host) -> tuple[Capture | None, Host]:
+    """What takes the lines of a drain's runs, which it writes itself; and the host with that."""
+    if host.logs is None:
+        return None, host
+
+    listen()
+    capture = Capture(host.logs.config)
+
+    return capture, replace(host, logs=capture)
 
 
 class _Lineage:

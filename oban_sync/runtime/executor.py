@@ -96,10 +96,10 @@ def outcome_of(job: Job, host: Host = PLAIN, *, keep_error: bool = False) -> Out
     try:
         with host.entered(job) as stay:
             try:
-                outcome = came_to(job, host)
+                stay.outcome = outcome = came_to(job, host)
             except BaseException as error:
                 stay.error = raised = error
-                outcome = failed(job, error)
+                stay.outcome = outcome = failed(job, error)
     except BaseException as error:
         raised = error
 
@@ -143,10 +143,12 @@ def execute(job: Job, *, perform: Perform = perform) -> Outcome | None:
         outcome = (overdue(job) if job.keeps else None) or perform(job)
 
         if outcome is not None:
+            outcome.duration_ns = time.monotonic_ns() - started
             report(job, outcome, started)
     except BaseException as trouble:
         # A telemetry handler that ends the interpreter must not lose the job's outcome.
         outcome = failed(job, trouble)
+        outcome.duration_ns = time.monotonic_ns() - started
         outcome.error = trouble
     finally:
         CURRENT.reset(token)
@@ -352,6 +354,8 @@ def failed(
     outcome = _by_policy(job, registration, error, text) or _by_attempts(job, registration, text)
     outcome.error_type = type(error).__name__
     outcome.error_message = _message(error)
+    told = {"job": job, "error": error, "state": outcome.state.value}
+    telemetry.emit("oban.job.error", told)
 
     return outcome
 

@@ -12,7 +12,9 @@ from typing import Any
 from oban_sync.core.carrying import NOTHING, Carriers
 from oban_sync.core.errors import JobDecodeError
 from oban_sync.core.job import Job
+from oban_sync.core.outcome import Outcome
 from oban_sync.engine.session import Db
+from oban_sync.runtime.job_logs import Capture
 from oban_sync.runtime.progress import Report
 
 log = logging.getLogger("oban_sync.runtime")
@@ -31,6 +33,7 @@ class Host:
         schema: The schema of the tables.
         patient: Whether a transactional run waits for a connection for as long as it takes, because
             somebody vouches meanwhile that its job is held.
+        logs: Takes what the runs log; None where nobody wants it.
     """
 
     around: Callable[[Job], AbstractContextManager[object]] | None = None
@@ -39,6 +42,7 @@ class Host:
     session: Callable[[], Any] | None = None
     schema: str = "public"
     patient: bool = False
+    logs: Capture | None = None
 
     @property
     def desk(self) -> object:
@@ -70,31 +74,42 @@ class Stay:
 
     Attributes:
         error: What the run raised, for those around it to see.
+        outcome: What it came to.
     """
 
-    __slots__ = ("_host", "_job", "_stack", "error")
+    __slots__ = ("_host", "_job", "_stack", "error", "outcome")
 
     def __init__(self, host: Host, job: Job) -> None:
         self._host = host
         self._job = job
         self._stack: ExitStack | None = None
         self.error: BaseException | None = None
+        self.outcome: Outcome | None = None
 
     def __enter__(self) -> Stay:
         host = self._host
+
+        if host.logs is not None:
+            host.logs.begin(self._job)
 
         # The hot path: most have nothing around them.
         if host.around is None and not host.carriers:
             return self
 
-        with ExitStack() as stack:
-            if host.carriers:
-                stack.enter_context(host.carriers.restored(_carried(self._job)))
+        try:
+            with ExitStack() as stack:
+                if host.carriers:
+                    stack.enter_context(host.carriers.restored(_carried(self._job)))
 
-            if host.around is not None:
-                stack.enter_context(host.around(self._job))
+                if host.around is not None:
+                    stack.enter_context(host.around(self._job))
 
-            self._stack = stack.pop_all()
+                self._stack = stack.pop_all()
+        except BaseException:
+            if host.logs is not None:
+                host.logs.end(self._job, None)
+
+            raise
 
         return self
 
@@ -104,13 +119,16 @@ class Stay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stack is None:
-            return
-
-        error = self.error if error is None else error
-
         try:
-            self._stack.__exit__(
+            if self._stack is not None:
+                self._leave(self._stack, self.error if error is None else error)
+        finally:
+            if (logs := self._host.logs) is not None:
+                logs.end(self._job, self.outcome)
+
+    def _leave(self, stack: ExitStack, error: BaseException | None) -> None:
+        try:
+            stack.__exit__(
                 type(error) if error is not None else None,
                 error,
                 error.__traceback__ if error is not None else None,

@@ -11,8 +11,10 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import cast
 
+from oban_sync import telemetry
 from oban_sync.core import registry
 from oban_sync.core.carrying import with_kept
 from oban_sync.core.config import QueueConfig
@@ -24,6 +26,7 @@ from oban_sync.runtime.child import Plan
 from oban_sync.runtime.child_pool import ChildPool
 from oban_sync.runtime.children import Child, Context, Fate, NoChildError, how_it_ended
 from oban_sync.runtime.executor import Bound, bound_of, describe, execute, failed, overrun
+from oban_sync.runtime.job_logs import Capture
 from oban_sync.runtime.within_child import NAME
 
 #: Children that may end, one after the other, between being given one job and beginning it.
@@ -55,6 +58,7 @@ class ProcessRunner:
         imports: Modules that children import, besides those of the registered workers.
         app: Where children find the application, as ``module:attribute``.
         gives_sessions: Whether the Oban gives transactional workers a session of the application's.
+        logs: Takes what the jobs log; None where nobody wants it.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class ProcessRunner:
         imports: Iterable[str] = (),
         app: str | None = None,
         gives_sessions: bool = False,
+        logs: Capture | None = None,
     ) -> None:
         self._gives_sessions = gives_sessions
+        self._logs = logs
         self._queue = queue.name
         self._app = app
         self._setup = queue.executor.setup
@@ -100,7 +106,7 @@ class ProcessRunner:
             return None
 
         try:
-            return execute(job, perform=self._perform)
+            return execute(job, perform=self._perform if self._logs is None else self._logged)
         finally:
             self._pool.left(job)
 
@@ -123,6 +129,21 @@ class ProcessRunner:
         """
         return self._pool.join(deadline)
 
+    def _logged(self, job: Job) -> Outcome | None:
+        logs, outcome = self._logs, None
+
+        if logs is None:
+            return self._perform(job)
+
+        logs.begin(job)
+
+        try:
+            outcome = self._perform(job)
+        finally:
+            logs.end(job, outcome)
+
+        return outcome
+
     def _perform(self, job: Job) -> Outcome | None:
         arrived = time.monotonic()
         bound = until = None
@@ -143,13 +164,23 @@ class ProcessRunner:
 
     def _run(self, job: Job, bound: Bound | None, until: float | None) -> Outcome | None:
         ended = ""
+        carried: dict[str, str] = {}
+        telemetry.emit("oban.job.handed", {"job": job, "carried": carried})
+        # Whatever it is that handlers gave, it has to get into another process.
+        carried = {str(name): str(value) for name, value in carried.items()}
+        logged: Callable[[object, object], None] = _unheard
+
+        if self._logs is not None:
+            logged = partial(self._logs.add, job)
 
         for _ in range(MOST_GONE):
             if (child := self._pool.take(job, until)) is None:
                 return self._unbegun(job, bound)
 
             try:
-                reply = child.run(job, module_of(job.worker), bound, until)
+                reply = child.run(
+                    job, module_of(job.worker), bound, until, carried=carried, logged=logged
+                )
             finally:
                 self._pool.give_back(job, child)
 
@@ -213,9 +244,14 @@ class ProcessRunner:
             oban=self._oban,
             client=self._client,
             gives_sessions=self._gives_sessions,
+            logs=None if self._logs is None else self._logs.config,
         )
 
         return Child(self._context, f"{NAME}{self._queue}-{next(self._numbers)}", plan)
+
+
+def _unheard(_lines: object, _dropped: object) -> None:
+    """Nobody wants to know what jobs log."""
 
 
 def _cancelled(job: Job) -> Outcome:

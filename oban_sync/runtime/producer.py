@@ -29,7 +29,9 @@ from oban_sync.runtime.host import PLAIN, Host
 from oban_sync.runtime.loop import Loop
 from oban_sync.runtime.runner import Runner, ThreadRunner
 from oban_sync.runtime.slots import EndingError, Slots
+from oban_sync.runtime.tally import Tallies
 from oban_sync.runtime.timekeeper import Run, Timekeeper
+from oban_sync.runtime.turns import report_turn
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -58,6 +60,7 @@ class Producer(Loop):
         lease: Lease,
         runner: Runner | None = None,
         host: Host = PLAIN,
+        tallies: Tallies | None = None,
     ) -> None:
         super().__init__(f"queue-{queue.name}", interval=IDLE_INTERVAL)
         self.queue = queue
@@ -66,6 +69,7 @@ class Producer(Loop):
         self._lease = lease
         self._claim = fetch.Claim(queue.name, node, self.uuid, lease=lease, limits=queue.limits)
         self._mailbox: SimpleQueue[Outcome | Callable[[], None] | None] = SimpleQueue()
+        self._tally = None if tallies is None else tallies.open(queue.name, self._mailbox.put)
         self._runner = self._on_threads(host) if runner is None else runner
         self._refusal = queue.limits.refusal if queue.limits.any else None
         self._limit = queue.limit
@@ -209,6 +213,9 @@ class Producer(Loop):
         self._slots.close()
         self._runner.close()
 
+        if self._tally is not None:
+            self._tally.close()
+
         if self._running or self._outcomes:
             left = [*self._running, *(outcome.job for outcome in self._outcomes)]
             log.error(
@@ -295,7 +302,14 @@ class Producer(Loop):
         elif turn.jobs:
             self._dispatch(turn.jobs)
 
-        self._report(outcomes, turn, demand, started)
+        report_turn(
+            self.queue.name,
+            turn,
+            outcomes=outcomes,
+            demand=demand,
+            running=self._running,
+            started=started,
+        )
 
     def _dispatch(self, jobs: list[Job]) -> None:
         busy = len(self._running)
@@ -374,6 +388,9 @@ class Producer(Loop):
                 self._outcomes.append(message)
             else:
                 self._settled(message)
+
+            if self._tally is not None:
+                self._tally.count(message)
         # Otherwise the job was handed back while it ran: its row is somebody else's.
 
     def _settled(self, outcome: Outcome) -> None:
@@ -479,20 +496,3 @@ class Producer(Loop):
             ahead.append(RETRY_PAUSE)
 
         return min([*ahead, self.interval]) if ahead else None
-
-    def _report(self, outcomes: list[Outcome], turn: fetch.Turn, demand: int, started: int) -> None:
-        for outcome in turn.fenced:
-            report_fenced(outcome)
-
-        if telemetry.listened("oban.producer.turn"):
-            telemetry.emit(
-                "oban.producer.turn",
-                {
-                    "queue": self.queue.name,
-                    "acked": len(outcomes) - len(turn.fenced),
-                    "demand": demand,
-                    "fetched": len(turn.jobs),
-                    "running": len(self._running),
-                    "duration": time.monotonic_ns() - started,
-                },
-            )

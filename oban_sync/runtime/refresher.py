@@ -20,11 +20,12 @@ from oban_sync.core.lease import Lease
 from oban_sync.core.loops import RefresherConfig
 from oban_sync.engine import nodes
 from oban_sync.engine.asks import Ask, Rows, can_go_together, together
-from oban_sync.engine.nodes import Beat, Identity, ProducerRow
+from oban_sync.engine.nodes import UNCHANGED, Beat, Identity, ProducerRow
 from oban_sync.engine.reserved import ReservedDb
 from oban_sync.engine.retry import conflicts_retried, until_available
 from oban_sync.runtime.carried import Answer, Carried
 from oban_sync.runtime.loop import Loop
+from oban_sync.runtime.presence import Introduction
 from oban_sync.runtime.roster import Roster
 
 log = logging.getLogger("oban_sync.runtime")
@@ -39,6 +40,7 @@ class Refresher(Loop):
         roster: The node's queues.
         lease: The node's lease.
         options: How often, and for how long a lease lasts.
+        introduction: What the node says of itself.
         pinged: Called after each beat, which also sends a ping.
         degraded: Whether notifications may be lost, so that orders are looked for more often.
 
@@ -67,6 +69,7 @@ class Refresher(Loop):
         lease: Lease,
         options: RefresherConfig,
         *,
+        introduction: Introduction,
         pinged: Callable[[int], None],
         degraded: Callable[[], bool],
     ) -> None:
@@ -78,6 +81,7 @@ class Refresher(Loop):
         self._roster = roster
         self._lease = lease
         self._options = options
+        self._introduction = introduction
         self._pinged = pinged
         self._degraded = degraded
         self._beats = 0
@@ -265,20 +269,31 @@ class Refresher(Loop):
     def _sent(self, rows: Sequence[ProducerRow], along: Sequence[Ask]) -> Beat:
         # Counted before it is sent: one whose reply is lost must not be sent again as the same.
         self._beats += 1
+        news = self._introduction.news()
 
         with self._db.session() as tx:
             if not self.ready.is_set():
                 self.alone = nodes.is_alone(tx, self._identity)
 
-            return nodes.beat(
+            beat = nodes.beat(
                 tx,
                 self._identity,
                 self._beats,
                 rows,
                 self._options,
                 founder=self.alone,
+                presence=news,
                 along=along,
             )
+
+        if beat.fresh and news is UNCHANGED:
+            # Of what was told before, nothing is there any more.
+            self._introduction.forgotten()
+            self.wake()
+        else:
+            self._introduction.told()
+
+        return beat
 
     def _note_lapse(self) -> None:
         if self.ready.is_set() and self._lease.ended and not self._lapsed:

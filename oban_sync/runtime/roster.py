@@ -15,10 +15,9 @@ from oban_sync.core import controls
 from oban_sync.core.clock import utc_now
 from oban_sync.core.config import QueueConfig
 from oban_sync.core.controls import Control, Wanted
-from oban_sync.core.errors import ConfigError
-from oban_sync.core.options import check_name
 from oban_sync.engine.nodes import ProducerRow
 from oban_sync.runtime.producer import Producer
+from oban_sync.runtime.signals import idents_of, queue_of
 
 log = logging.getLogger("oban_sync.runtime")
 
@@ -90,6 +89,7 @@ class Roster:
         name: The Oban instance.
         node: What people call the node.
         grace: Seconds in which the jobs of a queue that is stopped may finish.
+        told_as: What Oban Web is told that the instance is called, if that is another name.
     """
 
     def __init__(
@@ -100,7 +100,9 @@ class Roster:
         name: str,
         node: str,
         grace: float,
+        told_as: str | None = None,
     ) -> None:
+        self._idents = idents_of(name, node, told_as=told_as)
         self._configured = {queue.name: queue for queue in configured}
         self._make = make
         self._name = name
@@ -170,7 +172,19 @@ class Roster:
         with self._lock:
             return any(member.producer.runs_on(thread) for member in self._everybody())
 
+    @property
+    def ending(self) -> bool:
+        """Whether no more jobs are taken, on any queue, because the node is being stopped."""
+        return self._ending
+
     # What the beats need and bring
+
+    def stopping(self) -> list[str]:
+        """The uuids of the producers that take no more jobs, and may still run some."""
+        with self._lock:
+            members = self._everybody() if self._ending else self._leaving
+
+            return [member.producer.uuid for member in members]
 
     def rows(self) -> list[ProducerRow]:
         """What the node's beat says of its queues; those on their way out included."""
@@ -209,6 +223,23 @@ class Roster:
             with self._lock:
                 for member in self._everybody():
                     member.producer.cancel(job_ids)
+
+    @property
+    def ended(self) -> list[str]:
+        """The names of threads of queues that ended, though nobody stopped them."""
+        with self._lock:
+            producers = [member.producer for member in self._members.values()]
+
+        return [
+            producer.name
+            for producer in producers
+            if producer.started and not producer.alive and not producer.stopping
+        ]
+
+    def runs(self, job_id: int) -> bool:
+        """Whether a job runs on this node at this moment."""
+        with self._lock:
+            return any(job_id in member.producer.running for member in self._everybody())
 
     def verify(self) -> None:
         """Look which of the running jobs are still this node's."""
@@ -277,7 +308,7 @@ class Roster:
         """
         row = self._row_of(payload)
 
-        if payload.get("ident", "any") not in ("any", f"{self._name}.{self._node}"):
+        if payload.get("ident", "any") not in self._idents:
             return False
 
         action = payload["action"]
@@ -330,18 +361,7 @@ class Roster:
     ) -> None:
         seq, by = row
 
-        if not isinstance(queue, str):
-            raise ValueError("no queue is named")
-
-        if queue == controls.EVERY and aspect != controls.PAUSED:
-            raise ValueError("only pausing and resuming means every queue")
-
-        if queue != controls.EVERY:
-            try:
-                check_name("queue", queue)
-            except ConfigError as error:
-                raise ValueError(error.problem) from None
-
+        queue = queue_of(queue, aspect)
         value = controls.checked(aspect, value)
 
         with self._lock:

@@ -164,6 +164,7 @@ def _attempted(host: Host, run: Run) -> Outcome:
             if run.expired:
                 outcome = overrun(job, run.bound, describe(error))
 
+        stay.outcome = outcome
         # What is around it may take its time now, and be interrupted.
         run.settle(outcome)
 

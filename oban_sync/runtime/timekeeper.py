@@ -306,6 +306,7 @@ class Timekeeper(Loop):
                 plain=True,
             )
         )
+        outcome.duration_ns = time.monotonic_ns() - run.started
         token = CURRENT.set(run.job)
 
         try:

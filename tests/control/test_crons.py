@@ -280,3 +280,8 @@ def test_a_row_that_is_no_entry_is_shown_with_what_is_wrong(
     # And it can be repaired.
     update_cron(db, OBAN, declared, expression="@daily", args={}, priority=0)
     assert list_crons(db, OBAN)[0].problem is None
+
+
+def test_the_name_of_an_entry_is_its_entry(oban):
+    with pytest.raises(ConfigError, match=r"name: .*entry="):
+        oban.insert_cron("* * * * *", "tests.Nobody", name="daily")

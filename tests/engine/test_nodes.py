@@ -727,6 +727,8 @@ PLANS = {
         "unlocked_max_age": 6.0,
         "crons": [],
         "founder": False,
+        "info": None,
+        "workers": None,
         "producers": '[{"uuid": "p", "queue": "q", "job_limit": 1, "paused": false}]',
         "ping": "c",
     },

@@ -80,8 +80,12 @@ def settle(bell, now):
         if bell.is_on:
             return True
 
-        now.now = max(now.now, bell.look_at)
+        before, now.now = now.now, max(now.now, bell.look_at)
         bell.tend()
+
+        if not bell.is_on:
+            # Others take as long as they like; on this clock that is no time at all.
+            now.now = bell.look_at = before
 
         return bell.is_on
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.support import child_workers
-from tests.support.probe import eventually
+from tests.support.probe import eventually, is_alive
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,13 +113,6 @@ def text_of(path):
     eventually(lambda: path.exists() and path.read_text(), within=20)
 
     return path.read_text()
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def children_of(pid):

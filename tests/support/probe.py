@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Any
@@ -104,3 +105,11 @@ def eventually(condition: Any, *, within: float = 10.0) -> Any:
         pause.wait(0.01)
 
     return answer
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there; one whose end nobody has taken note of is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

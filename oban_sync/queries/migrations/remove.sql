@@ -1,4 +1,6 @@
 -- What the migrations made. A jobs table that was there before them stays, with its side tables.
+DROP VIEW IF EXISTS /* schema */oban_queue_health;
+
 DO $migration$
 DECLARE
     lanes text;
@@ -67,6 +69,17 @@ DROP FUNCTION IF EXISTS /* schema */oban_sync_rate_charge(
 );
 
 DROP FUNCTION IF EXISTS /* schema */oban_sync_weight(jsonb, integer);
+
+DROP FUNCTION IF EXISTS /* schema */oban_sync_queue_health();
+
+
+DROP TABLE IF EXISTS /* schema */oban_sync_metrics;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_logs;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_audit;
+
+DROP TABLE IF EXISTS /* schema */oban_sync_stacks;
 
 DROP TABLE IF EXISTS /* schema */oban_sync_rates;
 

@@ -1,0 +1,124 @@
+"""What pages on queues and nodes show beside `control/`: failures, load, and what was asked for.
+
+Nothing here changes anything, and every look is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from oban_sync.core import controls
+from oban_sync.core.controls import Control
+from oban_sync.engine.inspect import restrict_plans
+from oban_sync.engine.session import Db
+
+#: Jobs that failed lately, at the most.
+MOST_FAILURES = 200
+
+#: Jobs that wait for their time which are looked through for failed ones.
+MOST_WAITING = 1_000
+
+#: Characters of an error that are read, from its start and from its end.
+MOST_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A job that failed lately.
+
+    Attributes:
+        id: The job.
+        state: ``discarded``, or ``retryable``.
+        queue: Its queue.
+        worker: Its worker.
+        attempt: Times started.
+        max_attempts: Most times it may be started.
+        failed_at: When it was discarded, or started to fail.
+        error: The error of its last try; long ones without their middle.
+    """
+
+    id: int
+    state: str
+    queue: str
+    worker: str
+    attempt: int
+    max_attempts: int
+    failed_at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked of a queue, and of which node.
+
+    Attributes:
+        node: What people call the node, or ``*`` for all.
+        control: What.
+    """
+
+    node: str
+    control: Control
+
+
+def recent_failures(db: Db, *, most: int = MOST_FAILURES) -> list[Failure]:
+    """Jobs that were discarded lately, or failed and wait for another try; the newest first.
+
+    Of those that wait, the ones among the next to run.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+    """
+    # A transaction, because the settings for its plan must not outlive it.
+    with db.looking() as tx:
+        restrict_plans(tx)
+
+        return tx.rows(
+            Failure,
+            "overview_failures",
+            within=MOST_WAITING,
+            characters=MOST_CHARACTERS,
+            most=most,
+        )
+
+
+def busy(db: Db, queue: str | None = None) -> dict[tuple[str | None, str], int]:
+    """How many jobs each producer runs, by its uuid and the queue.
+
+    Args:
+        db: Where the tables are.
+        queue: Only in this queue.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+    """
+    with db.looking() as tx:
+        restrict_plans(tx)
+        rows = tx.unprepared("overview_busy", queue=queue)
+
+    return {(producer, name): jobs for producer, name, jobs in rows}
+
+
+def list_orders(db: Db, name: str) -> list[Order]:
+    """What was asked of queues, in the order in which it was asked for.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+    """
+    with db.session() as tx:
+        rows = tx.tuples("overview_controls", name=name)
+
+    found = []
+
+    for seq, queue, node, aspect, value, by, at, until, ended in rows:
+        try:
+            checked: Any = controls.checked(aspect, json.loads(value))
+        except ValueError:
+            # Nodes pass it over as well.
+            continue
+
+        found.append(Order(node, Control(seq, queue, aspect, checked, by, at, until, ended)))
+
+    return found

@@ -1,0 +1,15 @@
+-- Delete what was counted long ago.
+--
+--   keep  seconds  how long ago
+--   most  rows     deleted by one call; call again while it returns that many
+--
+-- Gives: nothing; the count of rows is that of the rows deleted.
+DELETE FROM /* schema */oban_sync_metrics
+WHERE ctid = ANY (ARRAY(
+    SELECT metric.ctid
+    FROM /* schema */oban_sync_metrics AS metric
+    WHERE metric.period IN (1, 2, 5, 10, 60, 3600)
+      AND metric.started_at < now() - make_interval(secs => %(keep)s::double precision)
+    LIMIT %(most)s::integer
+    FOR UPDATE SKIP LOCKED
+))
