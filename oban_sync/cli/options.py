@@ -17,9 +17,11 @@ from oban_sync.telemetry import log
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: Exit codes: 1 for what went wrong, 2 for what was asked wrongly, as click's own.
+#: Exit codes: 1 for what went wrong or was not found, 2 for what was asked wrongly, as click's own,
+#: and 130 for Ctrl-C, as shells have it.
 FAILED = 1
 MISUSED = 2
+INTERRUPTED = 130
 
 
 def database(command: Command) -> Command:
@@ -77,7 +79,7 @@ def warn_of_password(dsn: str | None) -> None:
 def told_plainly(command: Command) -> Command:
     """Errors that are nobody's bug are told in one line, without a traceback.
 
-    Those are the library's own, and what PostgreSQL refuses.
+    Those are the library's own, and what PostgreSQL refuses. Ctrl-C is none, and ends it quietly.
     """
 
     @wraps(command)
@@ -85,11 +87,20 @@ def told_plainly(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except ObanError as error:
-            click.echo(f"Error: {log.printable(str(error))}", err=True)
+            # libpq tells some things in several lines.
+            click.echo(f"Error: {log.printable(' '.join(str(error).split()))}", err=True)
             sys.exit(MISUSED if isinstance(error, ConfigError) else FAILED)
         except psycopg.Error as error:
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             click.echo(f"Error: PostgreSQL says: {log.printable(said)}", err=True)
             sys.exit(FAILED)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except click.Abort as error:
+            # At a prompt Ctrl-C comes as this.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                sys.exit(INTERRUPTED)
+
+            raise
 
     return guarded  # type: ignore[return-value]

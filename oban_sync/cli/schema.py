@@ -6,6 +6,7 @@ import click
 
 from oban_sync import schema, settings
 from oban_sync.cli.application import application, load_oban
+from oban_sync.cli.changing import ask
 from oban_sync.cli.options import database, told_plainly, warn_of_password
 from oban_sync.core.config import check_prefix
 
@@ -108,8 +109,7 @@ def verify_in(conninfo: str, prefix: str) -> None:
 
 def uninstall_in(conninfo: str, prefix: str, *, yes: bool) -> None:
     """Remove the tables, after it was asked whether that is wanted."""
-    if not yes:
-        click.confirm(f"Remove the tables in schema {prefix}, with all jobs in them?", abort=True)
+    ask(f"Remove the tables in schema {prefix}, with all jobs in them?", yes=yes)
 
     schema.uninstall(conninfo, prefix=prefix)
 

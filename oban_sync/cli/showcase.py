@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from oban_sync import (
     schema,
     worker,
 )
+from oban_sync.core.causes import cause_of
 from oban_sync.core.config import mask
 from oban_sync.embedded import Server
 from oban_sync.telemetry.log import printable
@@ -138,8 +139,14 @@ class NoOp(Worker):
 WORKERS = (Quick, Slow, Flaky, Failing, Patient, Scheduled, Unwanted, recorded_sum, welcome)
 
 
-def show(dsn: str | None, burst: int) -> bool:
-    """Run the demo on a server, or on a private one; tell whether every job was done in time."""
+def show(dsn: str | None, burst: int, serve: Callable[[Oban], None] | None = None) -> bool:
+    """Run the demo on a server, or on a private one; tell whether every job was done in time.
+
+    Args:
+        dsn: The server; None for a private one.
+        burst: Jobs of the throughput run.
+        serve: Serves a dashboard until somebody has seen enough, while the queues run again.
+    """
     with ExitStack() as stack:
         conninfo = stack.enter_context(_database(dsn))
         oban = Oban(conninfo, prefix=PREFIX, name=NAME, queues=QUEUES, stager={"interval": 0.25})
@@ -159,6 +166,12 @@ def show(dsn: str | None, burst: int) -> bool:
 
         if burst:
             _burst(conninfo, burst)
+
+        if serve is not None:
+            click.echo()
+
+            with Oban(conninfo, prefix=PREFIX, name=NAME, queues=QUEUES) as oban:
+                serve(oban)
 
     if dsn is None:
         _say("Stopped PostgreSQL and removed its folder.")
@@ -371,7 +384,7 @@ def _summarize(oban: Oban) -> None:
     _say(f"{len(errors)} jobs did not complete, with the reason each:")
 
     for job_id, name, state, error in errors:
-        reason = printable(error.strip().splitlines()[-1])
+        reason = printable(cause_of(error))
         click.echo(f"  {job_id:>5}  {name:<10}{state:<11}{reason}")
 
     click.echo()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -13,9 +12,10 @@ from flask.cli import ScriptInfo, pass_script_info
 
 from oban_sync import schema as tables
 from oban_sync.cli import doctor as examination
-from oban_sync.cli import schema, start
+from oban_sync.cli import schema, start, verbs
 from oban_sync.cli.doctor import Report
 from oban_sync.cli.options import start_logging, told_plainly
+from oban_sync.cli.reach import Verb, looking, own_options
 from oban_sync.core import clock, instances
 from oban_sync.core.config import mask
 from oban_sync.core.errors import ConfigError, DatabaseUnavailableError, SchemaError
@@ -179,16 +179,25 @@ def doctor(
     context.exit(examination.reported(ask, as_json=as_json, strict=strict))
 
 
-@contextmanager
-def _looking(found: Oban) -> Iterator[Oban]:
-    """One with connections of its own: a pool of the application's may not be open in a command."""
-    with instances.kept_as_they_are():
-        look = Oban(found.conninfo, prefix=found.prefix, name=found.name)
+def _of_app(verb: Verb) -> Callable[..., Any]:
+    """Give a command an Oban of the application's, with connections of its own."""
 
-    try:
-        yield look
-    finally:
-        look.stop()
+    @pass_script_info
+    @told_plainly
+    @wraps(verb)
+    def called(info: ScriptInfo, /, **given: Any) -> None:
+        found = _oban_of(info.load_app(), info.app_import_path)
+
+        with looking(found.conninfo, found.prefix, found.name) as look:
+            verb(look, **given)
+
+    own_options(called, verb)
+
+    return called
+
+
+for _command in verbs.commands(_of_app):
+    oban.add_command(_command)
 
 
 def _head(app: Flask, found: Oban) -> Iterator[str]:
@@ -207,7 +216,7 @@ def _head(app: Flask, found: Oban) -> Iterator[str]:
 def _status(found: Oban) -> Iterator[str]:
     yield f"  version   {tables.verify(found.conninfo, prefix=found.prefix)}"
 
-    with _looking(found) as look:
+    with looking(found.conninfo, found.prefix, found.name) as look:
         counts = look.count_jobs()
         nodes = look.list_nodes()
 
