@@ -28,6 +28,7 @@ SMOKES = {
     "latency": ([], ["ours", "raw"]),
     "growth": ([], ["ceiling", "part 4"]),
     "idle": ([], ["leader", "follower"]),
+    "web": ([], ["older jobs", "watched"]),
 }
 
 
