@@ -485,7 +485,12 @@ def test_errors_that_are_no_list_are_begun_anew(conn, broken):
 
 def test_no_statement_asks_for_the_order_of_states():
     folder = files("oban_sync") / "queries"
-    texts = [file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")]
+    # What was counted has states as text.
+    texts = [
+        file.read_text()
+        for file in folder.iterdir()
+        if file.name.endswith(".sql") and not file.name.startswith("metric_")
+    ]
     texts += [file.read_text() for file in (folder / "migrations").iterdir()]
 
     assert len(texts) > 10
