@@ -120,3 +120,13 @@ def queues_started(controls: Iterable[Control]) -> set[str]:
         and control.queue != EVERY
         and not control.ended
     }
+
+
+def asker(by: str) -> str:
+    """Who asked for something, with the reason that they gave: ``anna (a new release)``.
+
+    Both are kept as one text, ``anna: a new release``.
+    """
+    name, _, reason = by.partition(": ")
+
+    return f"{name} ({reason})" if name and reason else by

@@ -150,7 +150,7 @@ class Situation:
 
     def who(self, control: Control, did: str, else_: str) -> str:
         """``anna paused it 3 minutes ago, until 14:30 UTC``; of nobody known, the other words."""
-        text = f"{control.by} {did}" if control.by else else_
+        text = f"{controls.asker(control.by)} {did}" if control.by else else_
 
         if control.at is not None:
             text += self.ago(control.at)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
 from types import FrameType
 
 
@@ -16,12 +15,13 @@ def ended_by_sigterm() -> Iterator[None]:
     The process exits with 143 then, unless something catches SystemExit. Without this it would end
     at once, and leave them behind. On other threads than the main one it does nothing.
     """
-    if current_thread() is not main_thread():
+    try:
+        before = signal.signal(signal.SIGTERM, _end)
+    except ValueError:
+        # Not on the main thread, which alone hears of signals.
         yield
 
         return
-
-    before = signal.signal(signal.SIGTERM, _end)
 
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from oban_sync.core import spans
+from oban_sync.core import controls, spans
 from oban_sync.core.causes import cause_of
 from oban_sync.core.clock import utc_now
 from oban_sync.core.job import JobState
@@ -205,13 +205,8 @@ def short(text: str | None, most: int = _MOST_SHORT) -> str:
 
 
 def by(text: str | None) -> str:
-    """Who did something, with the reason that they gave: ``anna (a new release)``.
-
-    Both are kept as one text, ``anna: a new release``.
-    """
-    name, colon, reason = line(text or "").partition(": ")
-
-    return f"{name} ({reason})" if colon and name and reason else f"{name}{colon}{reason}"
+    """Who did something, with the reason that they gave: ``anna (a new release)``."""
+    return controls.asker(line(text or ""))
 
 
 def name_of(worker: str) -> tuple[str, str]:

@@ -607,6 +607,22 @@ def test_a_queue_that_nobody_runs_is_paused_as_well():
     assert [other["reason"] for other in found.facts["also"]] == ["paused"]
 
 
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("anna", "anna paused it"),
+        ("anna: a new release", "anna (a new release) paused it"),
+        ("anna: ", "anna:  paused it"),
+        (": why", ": why paused it"),
+    ],
+)
+def test_the_reason_of_a_pause_stands_apart_from_who_gave_it(by, said):
+    found = explained(controls=[{"set_by": by}])
+
+    assert found.reason is Reason.PAUSED
+    assert said in found.sentence
+
+
 def test_a_long_error_is_cut():
     found = explained({"state": "discarded", "error": "x" * 5_000})
 
