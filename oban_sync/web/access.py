@@ -121,6 +121,7 @@ def _turned_away(site: Site) -> ResponseReturnValue:
 
     # Flask-Login and others go on from there to what was asked for.
     between = "&" if "?" in site.login else "?"
-    wanted = urlencode({"next": request.full_path.rstrip("?")})
+    # Two slashes would lead to another host.
+    wanted = urlencode({"next": "/" + request.full_path.rstrip("?").lstrip("/")})
 
     return redirect(f"{site.login}{between}{wanted}")
