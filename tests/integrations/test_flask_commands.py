@@ -116,7 +116,7 @@ def test_the_tables_are_installed_checked_upgraded_and_removed(invoke, empty_pre
     assert f"at version {schema.LATEST}" in invoke("verify")
     assert "already" in invoke("upgrade")
     assert "BEGIN" in invoke("upgrade", "--sql", "1")
-    assert "Aborted" in invoke("uninstall", code=1, input="n\n")
+    assert "There is nobody to ask here: add --yes." in invoke("uninstall", code=2)
     assert "Removed" in invoke("uninstall", "--yes")
 
 
