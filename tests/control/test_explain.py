@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -123,28 +124,57 @@ def test_a_job_that_runs_and_one_that_was_asked_to_stop(start, gate, oban):
     assert found.sentence.startswith("It was asked to stop less than a second ago by anna")
 
 
-def test_a_job_whose_node_is_silent(oban, factory):
+def told_seconds(conn, explained, words):
+    """The seconds that a sentence tells, and between which ages of its node's beat it was said."""
+
+    def age():
+        query = (
+            "SELECT extract(epoch FROM now() - beat_at) FROM oban_sync_nodes WHERE node = 'gone'"
+        )
+        return float(conn.execute(query).fetchone()[0])
+
+    before = age()
+    sentence = explained().sentence
+    after = age()
+    found = re.search(words, sentence)
+    assert found is not None, sentence
+
+    # It rounds to the second.
+    return int(found[1]), before - 1, after + 1
+
+
+def test_a_job_whose_node_is_silent(oban, factory, conn):
     uuid = factory.node("alpha", node="gone", beat_at=utc_now() - timedelta(seconds=20))
     job = factory.executing(factory.owner(uuid, "alpha"))
     found = oban.explain_job(job)
 
+    def explained():
+        return oban.explain_job(job)
+
     assert found.reason is Reason.SILENT
-    assert "node 'gone', which has not been heard of for 20 seconds." in found.sentence
     assert found.sentence.endswith("No other node is there to give it back: start one.")
+    words = r"node 'gone', which has not been heard of for (\d+) seconds\."
+    silent, least, most = told_seconds(conn, explained, words)
+    assert least <= silent <= most
 
     factory.node("beta", node="there")
+    left, least, most = told_seconds(conn, explained, r"given back in about (\d+) seconds")
+    assert 60 - most <= left <= 60 - least
 
-    assert "given back in about 40 seconds" in oban.explain_job(job).sentence
 
-
-def test_a_job_whose_node_has_lost_its_session_is_given_back_sooner(oban, factory):
-    uuid = factory.node("alpha", lock_key=77, node="gone", beat_at=utc_now() - timedelta(seconds=2))
+def test_a_job_whose_node_has_lost_its_session_is_given_back_sooner(oban, factory, conn):
+    beat_at = utc_now() - timedelta(seconds=2)
+    uuid = factory.node(
+        "alpha", lock_key=77, node="gone", beat_at=beat_at, unlocked_max_age=30, max_age=600
+    )
     job = factory.executing(factory.owner(uuid, "alpha"))
     factory.node("alpha", node="there")
     found = oban.explain_job(job)
 
     assert found.reason is Reason.SILENT
-    assert "its session has ended. It is given back in about 4 seconds" in found.sentence
+    words = r"its session has ended\. It is given back in about (\d+) seconds"
+    left, least, most = told_seconds(conn, lambda: oban.explain_job(job), words)
+    assert 30 - most <= left <= 30 - least
 
 
 def test_a_job_of_a_node_that_nobody_knows(start, oban, factory):
