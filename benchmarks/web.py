@@ -81,45 +81,76 @@ CROSS JOIN LATERAL (
 ) AS made
 """
 
-#: What three nodes counted of the same workers in a week: by ten seconds for the last minutes, by
-#: minutes for an hour or two, by hours before, as the nodes and the leader leave it. Of every
-#: worker a twentieth of the runs failed. A sketch has more bins, the longer its period is and the
-#: more runs are in it.
+#: What three nodes counted of the same workers in a week, as the nodes and the leader leave it: the
+#: last seconds as nodes wrote them, by ten seconds for some minutes, by minutes for an hour or two,
+#: by hours for a day or two, and by three hours before. Of every worker a twentieth of the runs
+#: failed. A sketch has more bins, the longer its period is and the more workers are in it.
 METRICS = """
 WITH made AS (
     SELECT
+        scope,
         span.period,
         to_timestamp(floor(extract(epoch FROM now()) / span.period - step) * span.period) AS at,
         came.state,
         span.period * came.share AS jobs,
         span.bins / came.fewer AS bins
     FROM (
-        VALUES (10, 1, 36, 12), (60, 7, 90, 20), (3600, 2, 168, 30)
-    ) AS span (period, newest, oldest, bins)
+        VALUES
+            (ARRAY['raw'], 10, 1, 4, 12),
+            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 10, 5, 36, 14),
+            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 60, 7, 90, 20),
+            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 3600, 2, 26, 30),
+            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 10800, 9, 56, 34)
+    ) AS span (scopes, period, newest, oldest, bins)
+    CROSS JOIN LATERAL unnest(span.scopes) AS scope
     CROSS JOIN LATERAL generate_series(span.newest, span.oldest) AS step
     CROSS JOIN (VALUES ('completed', 19, 1), ('retryable', 1, 2)) AS came (state, share, fewer)
 ),
 placed AS (
-    SELECT made.*, 'web-' || node AS node, worker, made.period = 10 AS timed
+    SELECT
+        made.*,
+        'web-' || node AS node,
+        'queue_' || worker % 10 AS queue,
+        'app.workers.Worker' || worker AS worker,
+        worker * 3 AS nth,
+        0 AS workers
     FROM made CROSS JOIN generate_series(0, 2) AS node CROSS JOIN generate_series(0, 19) AS worker
+    WHERE scope IN ('raw', 'each')
     UNION ALL
-    SELECT made.*, '', worker, true FROM made CROSS JOIN generate_series(0, 19) AS worker
-    WHERE made.period > 10
+    SELECT made.*, '', 'queue_' || worker % 10, 'app.workers.Worker' || worker, worker * 3, 0
+    FROM made CROSS JOIN generate_series(0, 19) AS worker
+    WHERE scope = 'workers' AND state = 'completed'
     UNION ALL
-    SELECT made.*, 'web-' || node, NULL, true FROM made CROSS JOIN generate_series(0, 2) AS node
-    WHERE made.period > 10
+    SELECT made.*, '', 'queue_' || queue, '', queue * 3, 10
+    FROM made CROSS JOIN generate_series(0, 9) AS queue
+    WHERE scope = 'queues'
+    UNION ALL
+    SELECT made.*, 'web-' || node, '', '', 0, 19
+    FROM made CROSS JOIN generate_series(0, 2) AS node
+    WHERE scope = 'nodes'
+    UNION ALL
+    SELECT made.*, '', '', '', 0, 19 FROM made WHERE scope = 'states'
 )
 INSERT INTO {schema}.oban_sync_metrics
-    (period, started_at, name, node, queue, worker, state, jobs, exec_time, wait_time)
+    (
+        scope, period, started_at, name, node, queue, worker, state, jobs, failed, exec_time,
+        wait_time
+    )
 SELECT
+    placed.scope,
     placed.period,
     placed.at,
     'Oban',
     placed.node,
-    coalesce('queue_' || placed.worker % 10, ''),
-    coalesce('app.workers.Worker' || placed.worker, ''),
-    placed.state,
-    CASE WHEN placed.worker IS NULL OR placed.node = '' THEN 0 ELSE placed.jobs END,
+    placed.queue,
+    placed.worker,
+    CASE WHEN placed.scope <> 'workers' THEN placed.state ELSE '' END,
+    placed.jobs,
+    CASE
+        WHEN placed.state <> 'completed' THEN placed.jobs
+        WHEN placed.scope = 'workers' THEN placed.jobs / 20
+        ELSE 0
+    END,
     times.bins,
     times.bins
 FROM placed
@@ -127,11 +158,13 @@ CROSS JOIN LATERAL (
     SELECT coalesce(string_agg(
         decode(lpad(to_hex((two & 255) * 256 + two / 256), 4, '0'), 'hex'), '' ORDER BY bin, place
     ), '') AS bins
-    FROM generate_series(1, placed.bins) AS bin
+    -- The workers' times differ, each a little from those of the one before. Of Oban Met's bins,
+    -- two are one.
+    FROM generate_series(1, (placed.bins + 3 * placed.workers + 1) / 2) AS bin
     CROSS JOIN LATERAL (
-        VALUES (1, 400 + coalesce(placed.worker, 9) * 3 + bin), (2, placed.period)
+        VALUES (1, placed.period), (2, 200 + placed.nth / 2 + bin)
     ) AS pair (place, two)
-    WHERE placed.timed
+    WHERE placed.scope <> 'each'
 ) AS times
 """
 

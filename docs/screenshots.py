@@ -207,15 +207,24 @@ def past_hour(conn: psycopg.Connection[Any]) -> None:
 
             for state, count in (("completed", jobs), ("retryable", failed)):
                 times = bins(count, seconds), bins(count, 0.02)
-                # As the leader leaves them: numbers in one row, times in another.
-                rows.append((minute, "web-1", queue, worker, state, count, b"", b""))
-                rows.append((minute, "", queue, worker, state, 0, *times))
+                rows.append(
+                    (
+                        minute,
+                        queue,
+                        worker,
+                        state,
+                        count,
+                        count if state == "retryable" else 0,
+                        *times,
+                    )
+                )
 
+    # As a node would have written them.
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO oban_sync_metrics (period, started_at, name, node, queue, worker, state,"
-            " jobs, exec_time, wait_time) VALUES (60, date_trunc('minute', now())"
-            " - make_interval(mins => %s), 'Oban', %s, %s, %s, %s, %s, %s, %s)",
+            " jobs, failed, exec_time, wait_time) VALUES (60, date_trunc('minute', now())"
+            " - make_interval(mins => %s), 'Oban', 'web-1', %s, %s, %s, %s, %s, %s, %s)",
             rows,
         )
 

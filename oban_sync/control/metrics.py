@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,10 +11,9 @@ from typing import Literal
 
 from oban_sync.core.checks import check_choice, check_seconds, check_whole
 from oban_sync.core.errors import ConfigError, shown
-from oban_sync.core.metering import FINE_AGE, HOUR, MINUTE, MINUTE_AGE
-from oban_sync.core.sketch import Sketch
+from oban_sync.core.metering import FINE, FINE_AGE, HOUR, HOUR_AGE, LONG, MINUTE, MINUTE_AGE
 from oban_sync.engine import metrics
-from oban_sync.engine.metrics import Measured
+from oban_sync.engine.metrics import Look, Measured, Whole
 from oban_sync.engine.metrics import QueueHealth as QueueHealth
 from oban_sync.engine.session import Db
 
@@ -29,8 +29,8 @@ OTHER = "(other)"
 #: Points of one curve at the most.
 MOST_POINTS = 1_000
 
-#: States of runs that failed.
-FAILED = ("retryable", "discarded")
+#: Which share of all took no longer, for each of the times that are told.
+SHARES = (0.5, 0.95, 0.99)
 
 #: Seconds that a point may stand for, where its span allows it; each is a multiple of the first
 #: that is allowed.
@@ -44,7 +44,7 @@ _LONGEST = 3_653 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What ran in one step of time. Times are seconds, within 2 % of the true ones.
+    """What ran in one step of time. Times are seconds, within 4 % of the true ones.
 
     Attributes:
         at: When the step began.
@@ -78,7 +78,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long things took, in seconds, within 2 %; None where there were none.
+    """How long things took, in seconds, within 4 %; None where there were none.
 
     Attributes:
         p50: Half of them took no longer.
@@ -133,16 +133,11 @@ class MetricsReport:
     summary: MetricsSummary
 
 
+#: Which times of what was measured are meant.
 Blob = Callable[[Measured], bytes]
 
-_ran: Blob = attrgetter("ran")
-_waited: Blob = attrgetter("waited")
-
-_BLOBS: dict[Kind, Blob | None] = {
-    "exec_count": None,
-    "exec_time": _ran,
-    "wait_time": _waited,
-}
+_RAN: Blob = attrgetter("ran")
+_WAITED: Blob = attrgetter("waited")
 
 
 def list_metrics(
@@ -160,9 +155,10 @@ def list_metrics(
     """Curves of the jobs that ran on nodes, from what these counted; no job is looked at.
 
     A job is counted when its run ends, and is here up to an interval later, ten seconds as a rule.
-    Jobs that a drain ran are not counted. What is older than five minutes is known by
-    minutes, and what is older than an hour by hours, so spans of more have longer steps. How long
-    jobs of one node took is known for all queues together, and of one queue for five minutes.
+    Jobs that a drain ran are not counted. What is older than five minutes is known by minutes, than
+    an hour by hours, and than a day by three hours, so longer spans have longer steps. How long
+    jobs took is known by queue and worker, by queue and state, and by node and state; what else
+    comes together, as a worker on one node, has numbers alone.
 
     Args:
         db: Where the tables are.
@@ -186,22 +182,14 @@ def list_metrics(
     """
     check_choice("by", by, "state", "queue", "worker", "node")
     check_choice("series", series, "exec_count", "exec_time", "wait_time")
-    seconds = _span(since)
-    step = step_of(seconds, check_whole("points", points, 1, MOST_POINTS))
-    now, measured = metrics.list_metrics(
-        db,
-        since=seconds,
-        step=step,
-        label=by,
-        exec_time=series == "exec_time",
-        wait_time=series == "wait_time",
-        queue=queue,
-        worker=worker,
-        node=node,
-        state=state,
-    )
+    seconds, step = _asked(since, points)
 
-    return _Curves(measured, _steps(now, seconds, step), _BLOBS[series]).series
+    with db.session() as tx:
+        steps = _steps(metrics.now(tx), seconds, step)
+        look = Look(steps.start, step, by, queue, worker, node, state)
+        found = metrics.measured(tx, look, ran=series == "exec_time", waited=series == "wait_time")
+
+    return _Curves(found, steps).series(_WAITED if series == "wait_time" else _RAN)
 
 
 def metrics_report(
@@ -227,20 +215,23 @@ def metrics_report(
         ConfigError, DatabaseUnavailableError: As `list_metrics`.
     """
     check_choice("by", by, "state", "queue", "worker", "node")
-    seconds = _span(since)
-    step = step_of(seconds, check_whole("points", points, 1, MOST_POINTS))
-    now, measured = metrics.list_metrics(
-        db, since=seconds, step=step, label=by, exec_time=True, wait_time=True, queue=queue
-    )
-    steps = _steps(now, seconds, step)
-    failed = [item for item in measured if item.state in FAILED]
-    ran, waited = (_Curves(measured, steps, blob, timed) for blob in (_ran, _waited))
+    seconds, step = _asked(since, points)
+
+    with db.session() as tx:
+        now = metrics.now(tx)
+        steps = _steps(now, seconds, step)
+        look = Look(steps.start, step, by, queue)
+        found = metrics.measured(tx, look, ran=True, waited=True)
+        whole = metrics.whole(tx, look)
+
+    curves = _Curves(found, steps)
+    failed = [item._replace(jobs=item.failed) for item in found if item.failed]
 
     return MetricsReport(
-        ran.series,
-        waited.series,
-        _Curves(failed, steps, None).series,
-        _summary(measured, now - steps[0], seconds, ran.whole, waited.whole),
+        curves.series(_RAN, timed),
+        curves.series(_WAITED, timed),
+        _Curves(failed, steps).series(),
+        _summary(whole, now - steps.start, seconds),
     )
 
 
@@ -254,15 +245,14 @@ def metrics_summary(db: Db, *, since: float | timedelta = 3_600.0) -> MetricsSum
     Raises:
         ConfigError, DatabaseUnavailableError: As `list_metrics`.
     """
-    seconds = _span(since)
-    step = step_of(seconds, 60)
-    now, measured = metrics.list_metrics(
-        db, since=seconds, step=step, label="state", exec_time=True, wait_time=True
-    )
+    seconds, step = _asked(since, 60)
 
-    ran, waited = (metrics.sketch_of(b"".join(map(blob, measured))) for blob in (_ran, _waited))
+    with db.session() as tx:
+        now = metrics.now(tx)
+        steps = _steps(now, seconds, step)
+        whole = metrics.whole(tx, Look(steps.start, step, "state"))
 
-    return _summary(measured, now - _steps(now, seconds, step)[0], seconds, ran, waited)
+    return _summary(whole, now - steps.start, seconds)
 
 
 def queue_health(db: Db) -> list[QueueHealth]:
@@ -279,12 +269,11 @@ def queue_health(db: Db) -> list[QueueHealth]:
 
 def step_of(since: float, points: int) -> int:
     """Seconds of a step, for about so many points; never shorter than what is known of the span."""
-    least = 10
+    least = FINE
 
-    if since > MINUTE_AGE:
-        least = HOUR
-    elif since > FINE_AGE:
-        least = MINUTE
+    for age, period in ((FINE_AGE, MINUTE), (MINUTE_AGE, HOUR), (HOUR_AGE, LONG)):
+        if since > age:
+            least = period
 
     wanted = since / points
 
@@ -295,6 +284,13 @@ def step_of(since: float, points: int) -> int:
     days = _STEPS[-1]
 
     return int(-(-wanted // days)) * days
+
+
+def _asked(since: object, points: object) -> tuple[float, int]:
+    """The seconds of a span, and of each of its steps."""
+    seconds = _span(since)
+
+    return seconds, step_of(seconds, check_whole("points", points, 1, MOST_POINTS))
 
 
 def _span(since: object) -> float:
@@ -314,94 +310,83 @@ def _steps(now: float, seconds: float, step: int) -> range:
     return range(int((now - seconds) // step) * step, int(now // step) * step + step, step)
 
 
-def _summary(
-    measured: Iterable[Measured], covered: float, seconds: float, ran: Sketch, waited: Sketch
-) -> MetricsSummary:
-    states: dict[str, int] = {}
-
-    for item in measured:
-        states[item.state] = states.get(item.state, 0) + item.jobs
-
+def _summary(whole: Iterable[Whole], covered: float, seconds: float) -> MetricsSummary:
+    found = list(whole)
+    states = {item.state: item.jobs for item in found}
     jobs = sum(states.values())
+    ran, waited = (
+        metrics.sketch_of(b"".join(map(blob, found)))
+        for blob in (attrgetter("ran"), attrgetter("waited"))
+    )
 
     return MetricsSummary(
         since=seconds,
         jobs=jobs,
         throughput=jobs / covered,
-        failures=sum(states.get(state, 0) for state in FAILED),
+        failures=sum(states.get(state, 0) for state in metrics.FAILED),
         states=states,
-        exec_time=_times(ran),
-        wait_time=_times(waited),
+        exec_time=Times(*_seconds(*ran.quantiles(*SHARES), ran.max)),
+        wait_time=Times(*_seconds(*waited.quantiles(*SHARES), waited.max)),
     )
 
 
 class _Curves:
-    """The curves of what was counted.
+    """The curves of what was measured, those of most jobs first."""
 
-    Attributes:
-        series: The curves.
-        whole: How long all of it took together.
-    """
+    def __init__(self, measured: Iterable[Measured], steps: range) -> None:
+        self._moments = [(at, _EPOCH + timedelta(seconds=at)) for at in steps]
+        found: dict[str, dict[int, list[Measured]]] = {}
+        jobs = Counter[str]()
 
-    def __init__(
-        self,
-        measured: Iterable[Measured],
-        steps: range,
-        blob: Blob | None,
-        timed: int = MOST_SERIES,
-    ) -> None:
-        self._blob = blob
-        self.whole = Sketch()
-        self.series = []
+        for item in measured:
+            found.setdefault(item.label, {}).setdefault(item.at, []).append(item)
+            jobs[item.label] += item.jobs
 
-        for place, (label, items) in enumerate(_by_label(measured).items()):
-            points = [self._point(at, items.get(at, ()), place < timed) for at in steps]
-            self.series.append(Series(label, points))
+        # Those that were counted together already come last.
+        ranks = sorted(found, key=lambda label: (label == OTHER, -jobs[label], label))
+        self._curves = {label: found[label] for label in ranks}
 
-            if blob is not None and place >= timed:
-                blobs = (blob(item) for found in items.values() for item in found)
-                self.whole.merge(metrics.sketch_of(b"".join(blobs)))
+        if len(ranks) > MOST_SERIES:
+            self._curves = {
+                label: found[label] for label in ranks[: MOST_SERIES - 1] if label != OTHER
+            }
+            rest: dict[int, list[Measured]] = {}
 
-    def _point(self, at: int, items: Sequence[Measured], is_timed: bool) -> Point:
-        when, count = _EPOCH + timedelta(seconds=at), sum(item.jobs for item in items)
+            for label in ranks:
+                for at, items in () if label in self._curves else found[label].items():
+                    rest.setdefault(at, []).extend(items)
 
-        if self._blob is None or not is_timed or not items:
-            return Point(when, count)
+            self._curves[OTHER] = rest
 
-        sketch = metrics.sketch_of(b"".join(map(self._blob, items)))
-        self.whole.merge(sketch)
-        times = _times(sketch)
+    def series(self, blob: Blob | None = None, timed: int = MOST_SERIES) -> list[Series]:
+        """The curves, with a point for every step.
 
-        return Point(when, count, times.p50, times.p95, times.p99, times.max)
-
-
-def _by_label(measured: Iterable[Measured]) -> dict[str, dict[int, list[Measured]]]:
-    """What belongs to each curve, by step; the curves of most jobs first."""
-    found: dict[str, dict[int, list[Measured]]] = {}
-    jobs: dict[str, int] = {}
-
-    for item in measured:
-        found.setdefault(item.label, {}).setdefault(item.at, []).append(item)
-        jobs[item.label] = jobs.get(item.label, 0) + item.jobs
-
-    # Those that were counted together already come last.
-    ranks = sorted(found, key=lambda label: (label == OTHER, -jobs[label], label))
-
-    if len(ranks) <= MOST_SERIES:
-        return {label: found[label] for label in ranks}
-
-    kept = {label: found[label] for label in ranks[: MOST_SERIES - 1] if label != OTHER}
-    rest: dict[int, list[Measured]] = {}
-
-    for label in ranks:
-        for at, items in () if label in kept else found[label].items():
-            rest.setdefault(at, []).extend(items)
-
-    return {**kept, OTHER: rest}
+        Args:
+            blob: Which times they tell, besides numbers.
+            timed: How many of them tell times.
+        """
+        return [
+            Series(
+                label,
+                [
+                    _point(moment, items.get(at, ()), blob if place < timed else None)
+                    for at, moment in self._moments
+                ],
+            )
+            for place, (label, items) in enumerate(self._curves.items())
+        ]
 
 
-def _times(sketch: Sketch) -> Times:
-    def seconds(nanoseconds: float | None) -> float | None:
-        return None if nanoseconds is None else nanoseconds / 1e9
+def _point(moment: datetime, items: Sequence[Measured], blob: Blob | None) -> Point:
+    # There is one, unless several curves were put together.
+    count = sum([item.jobs for item in items])
+    data = b"".join([blob(item) for item in items]) if blob is not None else b""
 
-    return Times(*map(seconds, (*sketch.quantiles(0.5, 0.95, 0.99), sketch.max)))
+    if not data:
+        return Point(moment, count)
+
+    return Point(moment, count, *_seconds(*metrics.quantiles_of(data, *SHARES)))
+
+
+def _seconds(*nanoseconds: float | None) -> list[float | None]:
+    return [None if each is None else each / 1e9 for each in nanoseconds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from oban_sync.core.checks import check_flag, check_options, check_seconds
 from oban_sync.core.errors import ConfigError, shown
@@ -10,14 +11,40 @@ from oban_sync.core.errors import ConfigError, shown
 #: Seconds that rows of nodes may stand for: ten come out of each.
 INTERVALS = (1, 2, 5, 10)
 
-#: Seconds that rows stand for when they have been summed up, once and twice.
+#: Seconds that rows stand for when the leader has made them of what nodes wrote, and when it has
+#: summed them up once, twice and three times.
+FINE = 10
 MINUTE = 60
 HOUR = 3_600
+LONG = 3 * HOUR
 
-#: Seconds after which rows of nodes are summed up to minutes, and minutes to hours. A chart of an
-#: hour then reads no more than some thousand rows, and so does one of a week.
+#: Seconds after which it does each of that. A chart reads no more than some thousand rows, whether
+#: it is one of an hour or of a week.
+RAW_AGE = 15
 FINE_AGE = 300
 MINUTE_AGE = HOUR
+HOUR_AGE = 24 * HOUR
+
+
+class Scope(StrEnum):
+    """What rows are told apart by. Each job is in one row of every scope but `RAW`, or of that."""
+
+    #: As nodes wrote them: by everything.
+    RAW = "raw"
+    #: By everything, without times.
+    EACH = "each"
+    #: By queue and worker.
+    WORKERS = "workers"
+    #: By queue and state.
+    QUEUES = "queues"
+    #: By node and state.
+    NODES = "nodes"
+    #: By state.
+    STATES = "states"
+
+
+#: Those that the leader makes.
+SUMMED = tuple(scope for scope in Scope if scope is not Scope.RAW)
 
 
 @dataclass(frozen=True, slots=True)

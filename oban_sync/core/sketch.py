@@ -1,11 +1,15 @@
-"""How long many things took, in few numbers: sketches, as those of Oban Met.
+"""How long many things took, in few numbers: sketches.
 
-A sketch counts times by bin. Bin b holds those of up to ``GAMMA ** b`` nanoseconds and more than
-``GAMMA ** (b - 1)``, so whatever quantile is asked for, the answer is within 2 % of the true one.
-Two sketches are added by adding their bins: percentiles of a week come out of those of its hours.
+A sketch counts times by bin. Nodes count by the bins of Oban Met: bin b holds times of up to
+``MET_GAMMA ** b`` nanoseconds and more than ``MET_GAMMA ** (b - 1)``. What is kept has bins of
+twice that, so whatever quantile is asked for, the answer is within 4 % of the true one: a chart is
+added up from hundreds of thousands of bins, and costs half as much with half of them. Two sketches
+are added by adding their bins: percentiles of a week come out of those of its hours.
 
-In the database a sketch is packed: pairs of a bin and how many there are, two bytes each. Packed
-ones are added by putting one behind the other, for a bin may come more than once.
+In the database a sketch is packed: pairs of how many there are and their bin, two bytes each.
+Packed ones are added by putting one behind the other, for a bin may come more than once. A pair,
+read as one number, is the larger the later its bin: so quantiles come from sorting numbers, see
+`times_of`.
 """
 
 from __future__ import annotations
@@ -17,19 +21,28 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 
-#: How much larger the times of a bin are than those of the one before.
-GAMMA = 1.02 / 0.98
+#: How much larger the times of one of Oban Met's bins are than those of the one before.
+MET_GAMMA = 1.02 / 0.98
 
-#: What the logarithm of a time is multiplied by to give its bin.
-BINS_PER_E = 1 / math.log(GAMMA)
+#: What the logarithm of a time is multiplied by to give its bin, of these.
+BINS_PER_E = 1 / math.log(MET_GAMMA)
+
+#: How much larger the times of a bin are than those of the one before.
+GAMMA = MET_GAMMA**2
 
 #: The last bin that has a time: some ten million years. What somebody else wrote beyond it
 #: counts as that.
-LAST = 1_400
+LAST = 700
 
 #: In a packed sketch, bins from here on stand for this many times each: so counts have four bytes.
 _MANY_FROM = 0x8000
 _MANY = 0x10000
+
+#: Pairs from here on are of such bins, or of none.
+_ODD_PAIRS = (LAST + 1) << 16
+
+#: Which half of a number is the count of a pair.
+_COUNT = 0 if sys.byteorder == "little" else 1
 
 #: The most of one pair, and of one bin in few pairs.
 _MOST = _MANY - 1
@@ -38,14 +51,23 @@ _MOST = _MANY - 1
 Bins = dict[int, int]
 
 
-def bin_of(nanoseconds: float) -> int:
-    """The bin of a time; those below a nanosecond count as one."""
+def met_bin_of(nanoseconds: float) -> int:
+    """Oban Met's bin of a time; those below a nanosecond count as one."""
     return math.ceil(math.log(nanoseconds) * BINS_PER_E) if nanoseconds > 1 else 0
 
 
+def bin_of(nanoseconds: float) -> int:
+    """The bin of a time."""
+    return (met_bin_of(nanoseconds) + 1) // 2
+
+
 def value_of(number: int) -> float:
-    """The time that a bin stands for, in nanoseconds: 2 % from all of its times at the most."""
-    return 2 * GAMMA ** max(0, min(number, LAST)) / (GAMMA + 1)
+    """The time that a bin stands for, in nanoseconds: 4 % from all of its times at the most."""
+    return _VALUES[max(0, min(number, LAST))]
+
+
+#: The times of all bins.
+_VALUES = [2 * GAMMA**number / (GAMMA + 1) for number in range(LAST + 1)]
 
 
 class Sketch:
@@ -76,17 +98,16 @@ class Sketch:
         if sys.byteorder == "big":
             numbers.byteswap()
 
-        bins: Bins = {}
-        get = bins.get
+        places = numbers[1::2]
+        found = [0] * (max(places, default=0) + 1)
 
-        # All of what is slow about a chart is this loop.
-        for number, times in zip(numbers[::2], numbers[1::2], strict=True):
-            bins[number] = get(number, 0) + times
+        for times, number in zip(numbers[::2], places, strict=True):
+            found[number] += times
 
-        for number in [number for number in bins if number >= _MANY_FROM]:
-            bins[number - _MANY_FROM] = get(number - _MANY_FROM, 0) + bins.pop(number) * _MANY
+        for number in range(_MANY_FROM, len(found)):
+            found[number - _MANY_FROM] += found[number] * _MANY
 
-        return cls(bins)
+        return cls({number: times for number, times in enumerate(found[:_MANY_FROM]) if times})
 
     def __repr__(self) -> str:
         return f"<Sketch of {self.size} times>"
@@ -113,7 +134,7 @@ class Sketch:
     def quantile(self, share: float) -> float | None:
         """The time, in nanoseconds, below which such a share of all is; None where there are none.
 
-        Of n times in order it is the one at ``share * (n - 1)``, rounded down, give or take 2 %.
+        Of n times in order it is the one at ``share * (n - 1)``, rounded down, give or take 4 %.
         """
         return self.quantiles(share)[0]
 
@@ -132,14 +153,58 @@ class Sketch:
 
     @property
     def max(self) -> float | None:
-        """The longest time, in nanoseconds, give or take 2 %; None where there are none."""
+        """The longest time, in nanoseconds, give or take 4 %; None where there are none."""
         return value_of(max(self.bins)) if self.bins else None
+
+
+def of_met(bins: Mapping[int, int]) -> Bins:
+    """Bins out of those of Oban Met: of two of these one."""
+    halved: Bins = {}
+
+    for number, times in bins.items():
+        half = (number + 1) // 2
+        halved[half] = halved.get(half, 0) + times
+
+    return halved
 
 
 def merge(bins: Bins, others: Mapping[int, int]) -> None:
     """Add bins to bins."""
     for number, times in others.items():
         bins[number] = bins.get(number, 0) + times
+
+
+def times_of(data: bytes, *shares: float) -> list[float | None]:
+    """The times of some shares, and the longest, in nanoseconds, of packed sketches.
+
+    The same as those of `Sketch.unpacked`, in half the time: a chart has a thousand points, each of
+    which comes from hundreds of pairs. So nothing here is done to each of them in Python itself.
+
+    Args:
+        data: Packed sketches, one behind the other.
+        shares: See `Sketch.quantile`.
+
+    Raises:
+        ValueError: These are none.
+    """
+    given = array("I")
+    given.frombytes(data)
+
+    if sys.byteorder == "big":
+        given.byteswap()
+
+    pairs = array("I", sorted(given))
+    sums = list(accumulate(array("H", pairs.tobytes())[_COUNT::2]))
+
+    if not sums or not sums[-1] or pairs[-1] >= _ODD_PAIRS:
+        sketch = Sketch.unpacked(data)
+
+        return [*sketch.quantiles(*shares), sketch.max]
+
+    last = sums[-1] - 1
+    places = [bisect_right(sums, int(share * last)) for share in shares]
+
+    return [_VALUES[pairs[place] >> 16] for place in (*places, -1)]
 
 
 def packed(bins: Mapping[int, int]) -> bytes:
@@ -151,11 +216,11 @@ def packed(bins: Mapping[int, int]) -> bytes:
         many, few = divmod(max(0, times), _MANY)
 
         while many:
-            numbers.extend((place | _MANY_FROM, min(many, _MOST)))
+            numbers.extend((min(many, _MOST), place | _MANY_FROM))
             many -= min(many, _MOST)
 
         if few:
-            numbers.extend((place, few))
+            numbers.extend((few, place))
 
     if sys.byteorder == "big":
         numbers.byteswap()

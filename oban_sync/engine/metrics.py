@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from oban_sync.core import payload
 from oban_sync.core.job import JobState
-from oban_sync.core.sketch import Sketch, packed
+from oban_sync.core.metering import FINE, SUMMED, Scope
+from oban_sync.core.sketch import Sketch, of_met, packed, times_of
 from oban_sync.engine import signals
 from oban_sync.engine.inspect import restrict_plans
 from oban_sync.engine.session import Db, Tx
 
 log = logging.getLogger("oban_sync.engine")
 
+#: States of runs that failed.
+FAILED = (JobState.RETRYABLE, JobState.DISCARDED)
+
 #: Rows that are summed up, or deleted, by one statement.
 BATCH = 5_000
 
-#: Jobs that are counted of a queue, and of those that wait for their time; see `oban_queue_health`.
-#: Likewise of a state, for Oban Web.
+#: Jobs that are counted of a queue, see `oban_queue_health`; likewise of a state, for Oban Web.
 MOST_COUNTED = 10_000
 
 #: Jobs that are looked at where a state has more.
@@ -37,8 +40,8 @@ class Counted(NamedTuple):
         worker: The worker.
         state: What they came to.
         jobs: How many.
-        exec_time: Bins of how long they ran.
-        wait_time: Bins of how long they waited.
+        exec_time: Oban Met's bins of how long they ran.
+        wait_time: Of how long they waited, likewise.
     """
 
     queue: str
@@ -68,15 +71,30 @@ def add(
         (
             {
                 **row._asdict(),
+                "exec_time": of_met(row.exec_time),
+                "wait_time": of_met(row.wait_time),
+                "scope": Scope.RAW,
                 "age": age,
                 "name": name,
                 "node": _clean(node),
                 "queue": _clean(row.queue),
                 "worker": _clean(row.worker),
+                "failed": row.jobs if row.state in FAILED else 0,
             }
             for row in counted
         ),
     )
+
+
+def spread(tx: Tx, *, after: float) -> int:
+    """Make rows of every scope of those that nodes wrote so long ago; how many these were.
+
+    Args:
+        tx: A transaction: what it takes away is added again by a second statement.
+        after: Ten seconds that ended so many seconds ago.
+    """
+    # Those of ten seconds as well: they are to be in other scopes.
+    return _move(tx, [Scope.RAW], below=FINE + 1, period=FINE, after=after)
 
 
 def sum_up(tx: Tx, *, period: int, after: float) -> int:
@@ -87,37 +105,11 @@ def sum_up(tx: Tx, *, period: int, after: float) -> int:
         period: The longer period, in seconds.
         after: Whole periods that ended so many seconds ago.
     """
-    taken = tx.tuples("metric_take", period=period, after=after, most=BATCH)
-    jobs: dict[_Place, int] = {}
-    ran: dict[_Place, list[bytes]] = {}
-    waited: dict[_Place, list[bytes]] = {}
-
-    for *labels, count, exec_time, wait_time, _ in taken:
-        place = _Place(*labels)
-
-        if count:
-            jobs[place] = jobs.get(place, 0) + count
-
-        for of in _places_of_times(place) if exec_time or wait_time else ():
-            ran.setdefault(of, []).append(exec_time)
-            waited.setdefault(of, []).append(wait_time)
-
-    counts = ({**place._asdict(), "jobs": count} for place, count in jobs.items())
-    times = (
-        {
-            **place._asdict(),
-            "jobs": 0,
-            "exec_time": sketch_of(b"".join(ran[place])).bins,
-            "wait_time": sketch_of(b"".join(waited[place])).bins,
-        }
-        for place in ran
-    )
-    _add(tx, period, (*counts, *times))
-
-    return sum(row[-1] for row in taken)
+    return _move(tx, SUMMED, below=period, period=period, after=after)
 
 
 class _Place(NamedTuple):
+    scope: str
     at: int
     name: str
     node: str
@@ -125,14 +117,55 @@ class _Place(NamedTuple):
     worker: str
     state: str
 
+    @property
+    def summed(self) -> Iterator[_Place]:
+        """Where what is in it goes to."""
+        if self.scope != Scope.RAW:
+            yield self
+            return
 
-def _places_of_times(place: _Place) -> Iterator[_Place]:
-    """The rows that a row's times go to: those of all nodes, and those of a node; see the table."""
-    if place.queue:
-        yield place._replace(node="")
+        yield self._replace(scope=Scope.EACH)
+        yield self._replace(scope=Scope.WORKERS, node="", state="")
+        yield self._replace(scope=Scope.QUEUES, node="", worker="")
+        yield self._replace(scope=Scope.NODES, queue="", worker="")
+        yield self._replace(scope=Scope.STATES, node="", queue="", worker="")
 
-    if place.node:
-        yield place._replace(queue="", worker="")
+
+def _move(tx: Tx, scopes: Sequence[Scope], *, below: int, period: int, after: float) -> int:
+    """Take rows away and add them to those of a longer period, or of other scopes."""
+    taken = tx.tuples(
+        "metric_take", scopes=list(scopes), below=below, period=period, after=after, most=BATCH
+    )
+    jobs = Counter[_Place]()
+    failed = Counter[_Place]()
+    ran = defaultdict[_Place, list[bytes]](list)
+    waited = defaultdict[_Place, list[bytes]](list)
+
+    for *labels, count, failures, exec_time, wait_time, _ in taken:
+        for place in _Place(*labels).summed:
+            jobs[place] += count
+            failed[place] += failures
+
+            if place.scope != Scope.EACH:
+                ran[place].append(exec_time)
+                waited[place].append(wait_time)
+
+    _add(
+        tx,
+        period,
+        (
+            {
+                **place._asdict(),
+                "jobs": count,
+                "failed": failed[place],
+                "exec_time": sketch_of(b"".join(ran[place])).bins,
+                "wait_time": sketch_of(b"".join(waited[place])).bins,
+            }
+            for place, count in jobs.items()
+        ),
+    )
+
+    return sum(row[-1] for row in taken)
 
 
 def prune(tx: Tx, *, keep: float) -> int:
@@ -141,66 +174,133 @@ def prune(tx: Tx, *, keep: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What was counted in one step of time of one state under one label.
+class Look:
+    """What of all that was counted is looked at.
+
+    Attributes:
+        first: When the first step begins, in seconds since 1970.
+        step: Seconds of each step.
+        label: What is told apart: ``state``, ``queue``, ``worker`` or ``node``.
+        queue: Only of this queue ...
+        worker: ... this worker ...
+        node: ... the nodes of this name ...
+        state: ... and this state.
+    """
+
+    first: int
+    step: int
+    label: str
+    queue: str | None = None
+    worker: str | None = None
+    node: str | None = None
+    state: str | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """Whose rows are read: those of the fewest that tell enough."""
+        return self._scope({self.label})
+
+    @property
+    def whole_scope(self) -> Scope:
+        """Likewise, where states are told apart."""
+        return self._scope({"state"})
+
+    @property
+    def only(self) -> dict[str, Any]:
+        """What all statements are told of it."""
+        names = "first", "queue", "worker", "node", "state"
+
+        return {name: getattr(self, name) for name in names}
+
+    def _scope(self, wanted: set[str]) -> Scope:
+        filters = {name for name in ("queue", "worker", "node", "state") if getattr(self, name)}
+        wanted = wanted | filters
+
+        return next((scope for scope, known in _KNOWN if wanted <= known), Scope.EACH)
+
+
+#: What the rows of each scope are told apart by, of those that have times.
+_KNOWN = (
+    (Scope.STATES, {"state"}),
+    (Scope.NODES, {"node", "state"}),
+    (Scope.QUEUES, {"queue", "state"}),
+    (Scope.WORKERS, {"queue", "worker"}),
+)
+
+
+class Measured(NamedTuple):
+    """What was counted of one label in one step.
 
     Attributes:
         at: When the step began, in seconds since 1970.
         label: The queue, worker, node or state.
-        state: What the jobs came to.
-        jobs: How many jobs.
-        ran: Packed sketches of how long they ran, where that was asked for.
+        jobs: How many jobs there were.
+        failed: How many of these failed.
+        ran: Packed sketches of how long they ran; empty where that is not known, or not asked for.
         waited: Of how long they waited, likewise.
     """
 
     at: int
     label: str
+    jobs: int
+    failed: int
+    ran: bytes
+    waited: bytes
+
+
+class Whole(NamedTuple):
+    """What came to one state, all in all.
+
+    Attributes:
+        state: The state.
+        jobs: How many jobs.
+        ran: How long they ran, as packed sketches.
+        waited: How long they waited, likewise.
+    """
+
     state: str
     jobs: int
     ran: bytes
     waited: bytes
 
 
-def list_metrics(
-    db: Db,
-    *,
-    since: float,
-    step: int,
-    label: str,
-    exec_time: bool = False,
-    wait_time: bool = False,
-    queue: str | None = None,
-    worker: str | None = None,
-    node: str | None = None,
-    state: str | None = None,
-) -> tuple[float, list[Measured]]:
-    """What was counted, by steps of time.
+def now(tx: Tx) -> float:
+    """The time by the clock that counts are kept by, in seconds since 1970."""
+    [(found,)] = tx.tuples("metric_now")
 
-    Returns:
-        The time it is, in seconds since 1970, and what was counted.
+    return float(found)
+
+
+def measured(tx: Tx, look: Look, *, ran: bool, waited: bool) -> list[Measured]:
+    """What was counted, by step and label.
+
+    Args:
+        tx: Where.
+        look: What of all.
+        ran: Whether run times are wanted ...
+        waited: ... and wait times.
     """
-    with db.session() as tx:
-        [(now,)] = tx.tuples("metric_now")
-        rows = tx.tuples(
-            "metric_list",
-            since=since,
-            step=step,
-            label=label,
-            exec_time=exec_time,
-            wait_time=wait_time,
-            queue=queue,
-            worker=worker,
-            node=node,
-            state=state,
-            of_nodes=label == "node" or node is not None,
-        )
+    # What is not in any scope yet has times in all of them; without the others they are of no use.
+    known = look.scope is not Scope.EACH
+    rows = tx.tuples(
+        "metric_list",
+        scope=look.scope,
+        step=look.step,
+        label=look.label,
+        exec_time=ran and known,
+        wait_time=waited and known,
+        **look.only,
+    )
 
-    return now, [
-        Measured(at, name, came_to, jobs, ran or b"", waited or b"")
-        for at, name, came_to, jobs, ran, waited in rows
-        # Times of a node are not known by queue and worker for long.
-        if name
+    return [
+        Measured(at, label, jobs, failed, ran or b"", waited or b"")
+        for at, label, jobs, failed, ran, waited in rows
     ]
+
+
+def whole(tx: Tx, look: Look) -> list[Whole]:
+    """What was counted, all in all, by state."""
+    return [Whole(*row) for row in tx.tuples("metric_whole", scope=look.whole_scope, **look.only)]
 
 
 def notify(tx: Tx, notes: Sequence[tuple[str, str]]) -> None:
@@ -276,7 +376,7 @@ class QueueHealth:
         queue: Its name.
         available: Jobs that could start; 10,000 stands for so many or more.
         executing: Jobs that run.
-        scheduled: Jobs that wait for their time, among the next 10,000 of all queues.
+        scheduled: Jobs that wait for their time, among the next 2,000 of all queues.
         retryable: Jobs that failed and wait for another try, likewise.
         oldest_age: Seconds since the available job was due that waits for longest; 0 without any.
         slots: Jobs at once on all live nodes together.
@@ -332,6 +432,14 @@ def sketch_of(data: bytes) -> Sketch:
     except ValueError:
         # Somebody else wrote into the table; a chart is no reason to fail.
         return Sketch()
+
+
+def quantiles_of(data: bytes, *shares: float) -> list[float | None]:
+    """The times of shares of packed sketches, and the longest, in nanoseconds."""
+    try:
+        return times_of(data, *shares)
+    except ValueError:
+        return times_of(b"", *shares)
 
 
 def _clean(text: str) -> str:

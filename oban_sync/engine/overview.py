@@ -16,7 +16,7 @@ from oban_sync.engine.inspect import restrict_plans
 from oban_sync.engine.session import Db
 
 #: Jobs that failed lately, at the most.
-MOST_FAILURES = 200
+MOST_FAILURES = 100
 
 #: Jobs that wait for their time which are looked through for failed ones.
 MOST_WAITING = 1_000

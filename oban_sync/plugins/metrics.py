@@ -12,7 +12,16 @@ from oban_sync import telemetry
 from oban_sync.core.config import Config
 from oban_sync.core.errors import DatabaseUnavailableError
 from oban_sync.core.job import JobState
-from oban_sync.core.metering import FINE_AGE, HOUR, MINUTE, MINUTE_AGE, MetricsConfig
+from oban_sync.core.metering import (
+    FINE_AGE,
+    HOUR,
+    HOUR_AGE,
+    LONG,
+    MINUTE,
+    MINUTE_AGE,
+    RAW_AGE,
+    MetricsConfig,
+)
 from oban_sync.engine import metrics
 from oban_sync.engine.metrics import Counted
 from oban_sync.engine.retry import conflicts_retried
@@ -198,8 +207,19 @@ class Metrics(Loop):
         conflicts_retried(work)
 
 
+#: What the leader does, the last ones after a minute more: who looks in the meantime at a span that
+#: reaches just so far back finds short periods.
+_SPREAD = partial(metrics.spread, after=RAW_AGE)
+_SUMS = (
+    partial(metrics.sum_up, period=MINUTE, after=FINE_AGE + MINUTE),
+    partial(metrics.sum_up, period=HOUR, after=MINUTE_AGE + MINUTE),
+    partial(metrics.sum_up, period=LONG, after=HOUR_AGE + MINUTE),
+)
+
+
 class Upkeep:
-    """Keeps what all nodes counted small, on the node that leads: sums up, and deletes what is old.
+    """Keeps what all nodes counted small, on the node that leads: puts it where charts find
+    it in few rows, sums it up, and deletes what is old.
 
     Args:
         db: The loops' pool.
@@ -208,7 +228,8 @@ class Upkeep:
         stopping: Whether it is time to end.
     """
 
-    #: Seconds between two rounds.
+    #: Seconds between two rounds that spread what nodes wrote, and between two of all the others.
+    SPREAD_INTERVAL = 15.0
     INTERVAL = 60.0
 
     def __init__(
@@ -219,30 +240,36 @@ class Upkeep:
         self._keep = config.metrics.keep
         self._leads = leads
         self._stopping = stopping
+        self._spread_at = time.monotonic() + self.SPREAD_INTERVAL
         self._due_at = time.monotonic() + self.INTERVAL
 
     def run_if_due(self) -> None:
         """Do a round, if it is time and this node leads."""
-        if time.monotonic() < self._due_at or not self._leads():
+        now = time.monotonic()
+
+        if now < min(self._spread_at, self._due_at) or not self._leads():
             return
 
+        is_whole = now >= self._due_at
         # First: what fails would fail again at every tick.
-        self._due_at = time.monotonic() + self.INTERVAL
+        self._spread_at = now + self.SPREAD_INTERVAL
+
+        if is_whole:
+            self._due_at = now + self.INTERVAL
 
         with telemetry.span("oban.metrics.sum", name=self._name) as seen:
             summed = pruned = 0
             seen(summed_count=0, pruned_count=0)
 
-            for period, after in ((MINUTE, FINE_AGE + MINUTE), (HOUR, MINUTE_AGE + MINUTE)):
-                work = partial(metrics.sum_up, period=period, after=after)
-
+            for work in (_SPREAD, *(_SUMS if is_whole else ())):
                 for rows in self._batches(work):
                     summed += rows
                     seen(summed_count=summed)
 
-            for rows in self._batches(partial(metrics.prune, keep=self._keep)):
-                pruned += rows
-                seen(pruned_count=pruned)
+            if is_whole:
+                for rows in self._batches(partial(metrics.prune, keep=self._keep)):
+                    pruned += rows
+                    seen(pruned_count=pruned)
 
     def _batches(self, work: Callable[[Tx], int]) -> Iterable[int]:
         """Do something until it finds no whole batch; how much it found each time."""

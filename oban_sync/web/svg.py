@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 #: A drawing of the size of a chart is stretched to its place; these are only proportions.
 WIDTH = 600
@@ -136,6 +136,8 @@ def path(values: Values, top: float, width: float, height: float, *, edge: float
         height: The height.
         edge: What is left free above and below, for the thickness of the curve.
     """
+    apart = width / max(1, len(values) - 1)
+    room = height - 2 * edge
     parts: list[str] = []
     drawing = False
 
@@ -144,26 +146,35 @@ def path(values: Values, top: float, width: float, height: float, *, edge: float
             drawing = False
             continue
 
-        parts.append(f"{'L' if drawing else 'M'}{_point(values, place, top, width, height, edge)}")
+        y = height - edge - min(max(value / top, 0.0), 1.0) * room
+        parts.append(f"{'L' if drawing else 'M'}{place * apart:.1f} {y:.1f}")
 
         # A value between two gaps would be a line of no length, which is not seen.
-        if _is_alone(values, place):
+        if not drawing and _is_alone(values, place):
             parts.append("h1")
 
         drawing = True
 
-    return str(escape(" ".join(parts)))
+    return " ".join([*parts, ""]).replace(".0 ", " ").rstrip()
 
 
 def _dots(line: Line, top: float) -> Markup:
     """The values of a curve that stand between two gaps."""
-    alone = [
-        f"M{_point(line.values, place, top, WIDTH, HEIGHT, 2.0)}h0"
-        for place in range(len(line.values))
-        if _is_alone(line.values, place)
-    ]
+    values = line.values
+    alone = [place for place in range(len(values)) if _is_alone(values, place)]
 
-    return _DOTS.format(line.kind, " ".join(alone)) if alone else Markup("")
+    if not alone:
+        return Markup("")
+
+    # Each by itself, so that it is drawn where it is among the others.
+    points = (
+        path(
+            [value if at == place else None for at, value in enumerate(values)], top, WIDTH, HEIGHT
+        )
+        for place in alone
+    )
+
+    return _DOTS.format(line.kind, " ".join(point.replace(" h1", "h0") for point in points))
 
 
 def _is_alone(values: Values, place: int) -> bool:
@@ -171,13 +182,6 @@ def _is_alone(values: Values, place: int) -> bool:
     before = values[place - 1] if place else None
 
     return values[place] is not None and before is None and after is None
-
-
-def _point(values: Values, place: int, top: float, width: float, height: float, edge: float) -> str:
-    apart = width / max(1, len(values) - 1)
-    share = max(0.0, min((values[place] or 0.0) / top, 1.0))
-
-    return f"{_short(place * apart)} {_short(edge + (1 - share) * (height - 2 * edge))}"
 
 
 def _short(number: float) -> str:

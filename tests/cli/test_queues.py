@@ -284,11 +284,14 @@ def test_metrics_are_a_table_with_a_curve(run, conn):
 
     conn.execute(
         """INSERT INTO oban_sync_metrics
-            (period, started_at, name, node, queue, worker, state, jobs, exec_time, wait_time)
+            (period, started_at, name, node, queue, worker, state, jobs, failed, exec_time,
+             wait_time)
         SELECT 10, date_bin('10 s', now() - interval '60 s', 'epoch'), 'Oban', 'n', 'mailers', 'W',
                 came.*
-        FROM (VALUES ('completed', 30, %s::bytea, %s::bytea), ('discarded', 2, %s, %s)) AS came""",
-        [packed({bin: jobs}) for jobs in (30, 2) for bin in (460, 400)],
+        FROM (
+            VALUES ('completed', 30, 0, %s::bytea, %s::bytea), ('discarded', 2, 2, %s, %s)
+        ) AS came""",
+        [packed({bin: jobs}) for jobs in (30, 2) for bin in (230, 200)],
     )
     head, row = run("metrics", "--since", "10m").splitlines()
     [found] = run.json("metrics")

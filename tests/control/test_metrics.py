@@ -20,7 +20,7 @@ from oban_sync.control.metrics import (
     step_of,
 )
 from oban_sync.core.clock import utc_now
-from oban_sync.core.sketch import value_of
+from oban_sync.core.sketch import of_met, value_of
 from oban_sync.engine import metrics
 from oban_sync.engine.metrics import Counted
 from tests.support.probe import eventually
@@ -47,6 +47,11 @@ def add(db):
             )
 
     return add
+
+
+def time_of(met_bin):
+    """The time that is told of one of Oban Met's bins, in seconds."""
+    return value_of(*of_met({met_bin: 1})) / 1e9
 
 
 def counts(series):
@@ -96,13 +101,13 @@ def test_times_are_those_of_all_rows_together(db, add):
     [point] = [point for point in found.points if point.count]
 
     assert point.count == 100
-    assert point.p50 == value_of(300) / 1e9
-    assert point.p95 == point.p99 == value_of(400) / 1e9
-    assert point.max == value_of(500) / 1e9
+    assert point.p50 == time_of(300)
+    assert point.p95 == point.p99 == time_of(400)
+    assert point.max == time_of(500)
 
     [found] = list_metrics(db, series="wait_time", since=600.0, points=1)
     [point] = [point for point in found.points if point.count]
-    assert point.max == value_of(10) / 1e9
+    assert point.max == time_of(10)
 
 
 def test_rows_of_every_length_are_in_a_curve(db, add):
@@ -187,9 +192,9 @@ def test_a_summary_tells_of_all_jobs(db, add):
     assert found.failures == 4
     assert found.states == {"completed": 6, "retryable": 3, "discarded": 1}
     assert found.throughput == pytest.approx(10 / 600, rel=0.1)
-    assert found.exec_time.p50 == value_of(300) / 1e9
-    assert found.exec_time.max == value_of(500) / 1e9
-    assert found.wait_time.p99 == value_of(200) / 1e9
+    assert found.exec_time.p50 == time_of(300)
+    assert found.exec_time.max == time_of(500)
+    assert found.wait_time.p99 == time_of(200)
 
 
 @pytest.mark.parametrize("by", ["queue", "worker", "node", "state"])
@@ -225,18 +230,46 @@ def test_times_are_known_by_node_and_by_queue_after_rows_were_summed_up(db, add)
         {"by": "state"},
         {"by": "node"},
         {"by": "queue", "queue": "beta"},
+        {"by": "worker", "queue": "beta"},
+        {"by": "state", "queue": "beta"},
+        {"by": "queue", "worker": "V"},
+        {"by": "queue", "state": "completed"},
         {"by": "state", "node": "a"},
     ]
     before = [list_metrics(db, **options, **more) for more in asked]
 
     with db.transaction() as tx:
-        assert metrics.sum_up(tx, period=60, after=0.0) == 3
+        assert metrics.spread(tx, after=0.0) == 3
+        assert [list_metrics(db, **options, **more) for more in asked] == before
+        assert metrics.sum_up(tx, period=60, after=0.0) > 0
 
     assert [list_metrics(db, **options, **more) for more in asked] == before
-    # Except of a node within a queue.
-    [within] = list_metrics(db, **options, by="queue", node="b")
-    assert (within.label, sum(point.count for point in within.points)) == ("beta", 4)
-    assert {point.p50 for point in within.points} == {None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "counted"),
+    [
+        ({"by": "queue", "node": "b"}, {"beta": 4}),
+        ({"by": "node", "queue": "beta"}, {"a": 3, "b": 4}),
+        ({"by": "worker", "state": "retryable"}, {"V": 3}),
+        ({"by": "state", "worker": "W"}, {"completed": 6}),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_of_other_places_numbers_are_known_and_no_times(db, add, asked, counted):
+    add(2, queue="alpha", node="a", exec_time={300: 2}, age=600.0)
+    add(3, queue="beta", node="a", worker="V", state="retryable", exec_time={400: 3}, age=600.0)
+    add(4, queue="beta", node="b", exec_time={500: 4}, age=600.0)
+    options = {"series": "exec_time", "since": 7_200.0, "points": 1, **asked}
+
+    # The same of what nodes have just written as of what was summed up.
+    for _ in range(2):
+        found = list_metrics(db, **options)
+        assert counts(found) == counted
+        assert {point.p50 for series in found for point in series.points} == {None}
+
+        with db.transaction() as tx:
+            metrics.spread(tx, after=0.0)
 
 
 def test_a_summary_of_nothing_has_no_times(db):

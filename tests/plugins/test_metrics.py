@@ -9,7 +9,7 @@ import pytest
 from oban_sync import DatabaseUnavailableError
 from oban_sync.core.config import Config
 from oban_sync.core.job import JobState
-from oban_sync.core.metering import check_metrics
+from oban_sync.core.metering import SUMMED, check_metrics
 from oban_sync.core.sketch import Sketch
 from oban_sync.plugins import metrics as plugin
 from oban_sync.plugins.metrics import Ledger, Metrics, tallies_of
@@ -194,9 +194,9 @@ def test_several_slots_make_a_period():
 
 
 def test_the_leader_sums_up_and_deletes(make, conn, monkeypatch):
-    loop, tallies = make(leads=lambda: True, keep=86_400)
+    loop, tallies = make(leads=lambda: True, keep=200_000)
 
-    for seconds in (30, 1_800, 1_810, 20_000, 100_000):
+    for seconds in (30, 1_800, 1_810, 20_000, 100_000, 250_000):
         conn.execute(
             "INSERT INTO oban_sync_metrics (period, started_at, name, node, queue, worker, state,"
             " jobs) VALUES (10, to_timestamp(floor(extract(epoch FROM now()) / 60) * 60"
@@ -207,18 +207,31 @@ def test_the_leader_sums_up_and_deletes(make, conn, monkeypatch):
     loop._upkeep._due_at = 0.0
     loop.tick()
     found = conn.execute(
-        "SELECT period, sum(jobs)::int FROM oban_sync_metrics GROUP BY 1 ORDER BY 1"
+        "SELECT period, sum(jobs)::int FROM oban_sync_metrics WHERE scope = 'states'"
+        " GROUP BY 1 ORDER BY 1"
     )
 
-    assert found.fetchall() == [(10, 1), (60, 2), (3_600, 1)]
+    assert found.fetchall() == [(10, 1), (60, 2), (3_600, 1), (10_800, 1)]
     assert loop._upkeep._due_at > 0.0
 
 
-def test_a_round_that_fails_is_not_tried_again_at_once(make, monkeypatch):
+def test_between_two_rounds_the_leader_makes_rows_that_charts_read(make, rows, conn):
+    loop, tallies = make(leads=lambda: True)
+    tallies.take(Part("alpha", past(tallies, 5), {"W": cell(2)}))
+    loop.tick()
+    loop._upkeep._spread_at = 0.0
+    loop.tick()
+    found = conn.execute("SELECT DISTINCT scope, period FROM oban_sync_metrics").fetchall()
+
+    assert sorted(found) == [(scope, 10) for scope in sorted(SUMMED)]
+    assert loop._upkeep._spread_at > 0.0
+
+
+@pytest.mark.parametrize("due", ["_spread_at", "_due_at"])
+def test_a_round_that_fails_is_not_tried_again_at_once(make, monkeypatch, due):
     loop, _ = make(leads=lambda: True)
-    monkeypatch.setattr(plugin.metrics, "BATCH", 0.5)
-    monkeypatch.setattr(plugin.metrics, "sum_up", lambda tx, **more: 1 / 0)
-    loop._upkeep._due_at = 0.0
+    monkeypatch.setattr(plugin, "_SPREAD", lambda tx: 1 / 0)
+    setattr(loop._upkeep, due, 0.0)
 
     with pytest.raises(ZeroDivisionError):
         loop.tick()

@@ -4,15 +4,24 @@
 -- stands for `period` seconds from `started_at` on; nodes write the shortest periods, and the leader
 -- sums up old ones to longer periods.
 --
--- exec_time and wait_time are sketches: pairs of two little-endian bytes each, a bin and how many jobs
--- there are in it, where bin b holds times of up to (1.02 / 0.98) ^ b nanoseconds; the count of a bin
--- with 32,768 added is one of 65,536 jobs each. A bin may come again, so two sketches are added by
+-- exec_time and wait_time are sketches: pairs of two little-endian bytes each, how many jobs there are
+-- in a bin, and the bin, where bin b holds times of up to (1.02 / 0.98) ^ 2b nanoseconds; the count of a
+-- bin with 32,768 added is one of 65,536 jobs each. A bin may come again, so two sketches are added by
 -- putting one behind the other.
 --
--- A row of a minute or an hour holds one of three things, so that curves are read from few rows: how
--- many jobs, without times; the times of all nodes together, where node is '' and jobs 0; or the times
--- of a node in all its queues, where queue and worker are '' and jobs is 0.
+-- Every job is in each scope once, so that every curve is read from few rows:
+--
+--   raw      as a node wrote it; of these the leader makes the others some seconds later
+--   each     by node, queue, worker and state, without times
+--   workers  by queue and worker
+--   queues   by queue and state
+--   nodes    by node and state
+--   states   by state
+--
+-- What rows of a scope are not told apart by is '' in them. Of `jobs`, so many `failed`, to be tried
+-- again or not.
 CREATE TABLE IF NOT EXISTS /* schema */oban_sync_metrics (
+    scope text NOT NULL DEFAULT 'raw',
     period integer NOT NULL,
     started_at timestamptz NOT NULL,
     name text NOT NULL,
@@ -21,10 +30,11 @@ CREATE TABLE IF NOT EXISTS /* schema */oban_sync_metrics (
     worker text NOT NULL,
     state text NOT NULL,
     jobs bigint NOT NULL,
+    failed bigint NOT NULL DEFAULT 0,
     exec_time bytea NOT NULL DEFAULT '',
     wait_time bytea NOT NULL DEFAULT '',
 
-    PRIMARY KEY (period, started_at, queue, worker, state, node, name)
+    PRIMARY KEY (scope, period, started_at, queue, worker, state, node, name)
 );
 
 -- Rows are added to for a while, and deleted by the thousand: what is left of them must not pile up.
@@ -45,7 +55,7 @@ ADD COLUMN IF NOT EXISTS workers text[];
 --
 --   available       jobs that could start; of more than 10,000 only so many are counted
 --   executing       jobs that run
---   scheduled       jobs that wait for their time, among the next 10,000 of all queues
+--   scheduled       jobs that wait for their time, among the next 2,000 of all queues
 --   retryable       jobs that failed and wait for another try, likewise
 --   oldest_age      seconds since the one was due that has been available for longest; 0 without any
 --   slots           jobs at once on all live nodes together
@@ -161,7 +171,8 @@ AS $function$
             FROM /* schema */oban_jobs AS job
             WHERE job.state IN ('scheduled', 'retryable')
             ORDER BY job.scheduled_at, job.id
-            LIMIT 10000
+            -- Each is read from the table: the index knows neither queue nor state.
+            LIMIT 2000
         ) AS job
         GROUP BY job.queue
     ),
@@ -171,7 +182,8 @@ AS $function$
         -- those that began less than 15 seconds ago, and a moment, may not be there yet.
         SELECT metric.queue, sum(metric.jobs) / 60.0::double precision AS throughput
         FROM /* schema */oban_sync_metrics AS metric
-        WHERE metric.period IN (1, 2, 5, 10)
+        WHERE metric.scope IN ('raw', 'queues')
+          AND metric.period IN (1, 2, 5, 10)
           AND metric.started_at >= now() - interval '77 s'
           AND metric.started_at < now() - interval '17 s'
         GROUP BY metric.queue
@@ -230,7 +242,7 @@ AS $function$
                 WHERE job.state = 'available'
                   AND job.queue = found.queue
                 ORDER BY job.priority, job.scheduled_at, job.id
-                LIMIT 1000
+                LIMIT 200
             ) AS head
             WHERE head.attempt >= head.max_attempts
         ) AS jobs
