@@ -187,6 +187,7 @@ OTHERS = {
     "index_list": "of the catalog",
     "job_estimate": "is a plan",
     "job_insert": "reads none",
+    "job_find_more": "with the order of each index, as job_find_state; see test_find",
     "job_find_newest": "planned anew for what is asked, see test_find",
     "job_find_rows": "planned anew, by ids",
     "job_find_state": "planned anew for what is asked, see test_find",

@@ -312,21 +312,6 @@ def search_jobs(
         return inspect.find_jobs(tx, checked, before_id=before, most=most, within=read)
 
 
-def search_further(db: Db, wanted: Filter, *, before_id: int | None, within: int) -> int | None:
-    """Where a search goes on that has read enough and found too little: its next `before_id`.
-
-    Returns:
-        None where there is nothing left to read.
-
-    Raises:
-        FilterError: It takes too long.
-    """
-    with db.looking() as tx:
-        unread = inspect.find_unread(tx, wanted, before_id=before_id, within=within)
-
-    return None if unread is None else unread + 1
-
-
 def search_ids(db: Db, wanted: str | Filter, *, limit: int = MOST_LISTED) -> list[int]:
     """The ids of the newest jobs that pass a filter; as `search_jobs`, for what is done to many.
 

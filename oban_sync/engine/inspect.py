@@ -65,7 +65,13 @@ def list_jobs(
 
 
 def find_jobs(
-    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
+    tx: Tx,
+    wanted: Filter,
+    *,
+    before_id: int | None = None,
+    most: int,
+    within: int = MOST_READ,
+    by_id: bool = False,
 ) -> list[Job]:
     """The newest jobs that pass a filter; see `find_ids`.
 
@@ -75,18 +81,25 @@ def find_jobs(
         before_id: Only jobs older than this one.
         most: Most jobs given.
         within: Most jobs read.
+        by_id: As `find_ids`.
 
     Raises:
         SlowFilterError: As `find_ids`.
     """
-    ids = find_ids(tx, wanted, before_id=before_id, most=most, within=within)
+    ids = find_ids(tx, wanted, before_id=before_id, most=most, within=within, by_id=by_id)
     rows = tx.unprepared("job_find_rows", ids=ids) if ids else []
 
     return [Job.loaded(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 def find_ids(
-    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
+    tx: Tx,
+    wanted: Filter,
+    *,
+    before_id: int | None = None,
+    most: int,
+    within: int = MOST_READ,
+    by_id: bool = False,
 ) -> list[int]:
     """The ids of the newest jobs that pass a filter, by reading a bounded number of jobs.
 
@@ -99,13 +112,14 @@ def find_ids(
         before_id: Only jobs older than this one.
         most: Most ids given.
         within: Most jobs read.
+        by_id: Look through the newest jobs whatever the filter is on.
 
     Raises:
         SlowFilterError: It took longer than `PATIENCE` for each `MOST_READ` jobs; a filter may hold
             conditions that take long for each job, and somebody else waits for the connection.
     """
     with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
-        return _find_ids(tx, wanted, before_id, most, within, limit)
+        return _find_ids(tx, wanted, before_id, most, within, by_id, limit)
 
 
 def _find_ids(
@@ -114,6 +128,7 @@ def _find_ids(
     before_id: int | None,
     most: int,
     within: int,
+    by_id: bool,
     limit: Callable[[], None],
 ) -> list[int]:
     restrict_plans(tx)
@@ -141,11 +156,15 @@ def _find_ids(
 
         return [job_id for (job_id,) in rows]
 
-    if wanted.ids:
+    indexed = [state for state in wanted.states if state is not JobState.SUSPENDED]
+
+    # It ends by itself when it has found enough.
+    if wanted.ids or by_id or not indexed:
         return newest(wanted.states, within)
 
     found: list[int] = []
 
+    # Of these all would have to be read, to tell which are the newest.
     for first in _FIRST_READS:
         if (read := max(first, most)) >= within:
             break
@@ -153,13 +172,9 @@ def _find_ids(
         if len(found := newest(wanted.states, read)) >= most:
             return found
 
-    indexed = [state for state in wanted.states if state is not JobState.SUSPENDED]
-    ids = set(found)
-
-    if indexed:
-        limit()
-        rows = tx.unprepared("job_find_state", states=_labels(indexed), within=within, **conditions)
-        ids.update(job_id for (job_id,) in rows)
+    limit()
+    rows = tx.unprepared("job_find_state", states=_labels(indexed), within=within, **conditions)
+    ids = {*found, *(job_id for (job_id,) in rows)}
 
     if not reads_states(wanted):
         rest = [state for state in wanted.states if state not in indexed]
@@ -174,11 +189,8 @@ def reads_states(wanted: Filter) -> bool:
 
 
 def find_unread(tx: Tx, wanted: Filter, *, before_id: int | None, within: int) -> int | None:
-    """The newest job that `find_ids` leaves unread because it has read enough; None without any.
-
-    Jobs of states that are found along indexes are not meant.
-    """
-    if wanted.ids or reads_states(wanted):
+    """The newest job that `find_ids` leaves unread by id, having read enough; None without any."""
+    if wanted.ids:
         return None
 
     with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
@@ -187,6 +199,21 @@ def find_unread(tx: Tx, wanted: Filter, *, before_id: int | None, within: int) -
         rows = tx.unprepared("job_find_unread", before_id=before_id, within=within)
 
     return rows[0][0] if rows else None
+
+
+def leaves_some(tx: Tx, wanted: Filter, *, within: int) -> bool:
+    """Whether `find_ids` leaves jobs of the filter's states unread, along their indexes."""
+    with _patient(tx, PATIENCE) as limit:
+        restrict_plans(tx)
+        limit()
+        [(more,)] = tx.unprepared(
+            "job_find_more",
+            states=_labels(wanted.states),
+            queues=list(wanted.queues) or None,
+            within=within,
+        )
+
+    return bool(more)
 
 
 def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:

@@ -12,7 +12,8 @@ from oban_sync import ConfigError
 from oban_sync.control import jobs
 from oban_sync.core.filters import Filter, FilterError, parse
 from oban_sync.core.job import JobState
-from oban_sync.engine import inspect
+from oban_sync.engine import inspect, pages
+from oban_sync.engine.pages import Further
 from oban_sync.engine.session import Db, Tx
 from oban_sync.engine.statements import statement
 
@@ -172,19 +173,63 @@ def test_a_state_is_found_along_its_index_however_little_may_be_read(desk, conn)
     assert len(jobs.search_jobs(desk, "states:discarded", limit=10_000, within=500)) == 250
 
 
-def test_a_search_that_has_read_enough_goes_on_further_back(desk, factory):
+def test_a_page_that_has_read_enough_goes_on_further_back(desk, factory, monkeypatch):
+    monkeypatch.setattr(pages, "MOST_READ", 3)
     ids = [factory.job(worker="Rare" if n == 0 else "Common") for n in range(7)]
     wanted = parse("workers:Rare")
-    before, rounds = None, 0
+    found = pages.find_page(desk, wanted, most=2)
+    rounds = 0
 
-    while not (found := jobs.search_jobs(desk, wanted, before_id=before, within=3)):
-        before = jobs.search_further(desk, wanted, before_id=before, within=3)
+    while found.further is not None:
+        assert (found.jobs, found.read, found.by_id) == ([], 3, True)
+        found = pages.find_page(
+            desk, wanted, most=2, before_id=found.further.before_id, by_id=found.further.by_id
+        )
         rounds += 1
 
-    assert [job.id for job in found] == ids[:1]
+    assert [job.id for job in found.jobs] == ids[:1]
     assert rounds == 2
-    assert jobs.search_further(desk, wanted, before_id=before, within=3) is None
-    assert jobs.search_further(desk, parse("states:available"), before_id=None, within=3) is None
+
+
+def test_a_page_of_a_state_that_has_read_enough_goes_on_by_id(desk, factory, monkeypatch):
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 4)
+    rare = [factory.job(worker="Rare", priority=priority) for priority in (0, 9)]
+    [factory.job() for _ in range(3)]
+    wanted = parse("states:available workers:Rare")
+    found = pages.find_page(desk, wanted, most=5)
+
+    assert ([job.id for job in found.jobs], found.read, found.by_id) == (rare[:1], 4, False)
+    assert found.further == Further(None, True)
+
+    found = pages.find_page(desk, wanted, most=5, by_id=True)
+    assert ([job.id for job in found.jobs], found.further) == (rare[::-1], None)
+
+    # Of all there are, or where the page is full, there is nothing to look for.
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 5)
+    assert pages.find_page(desk, wanted, most=5).further is None
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 4)
+    assert pages.find_page(desk, wanted, most=1).further is None
+    assert pages.find_page(desk, parse("ids:1"), most=5).further is None
+    assert pages.find_page(desk, parse(""), most=9).further is None
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state != "suspended"])
+def test_it_is_known_whether_there_are_more_jobs_of_a_state(desk, factory, state):
+    [factory.job(state=state) for _ in range(2)]
+    [factory.job(state=other) for other in ("completed", "available") if other != state]
+
+    with desk.looking() as tx:
+        assert inspect.leaves_some(tx, parse(f"states:{state}"), within=1)
+        assert not inspect.leaves_some(tx, parse(f"states:{state}"), within=2)
+        assert inspect.leaves_some(tx, parse(f"states:{state},suspended"), within=1)
+
+
+def test_several_states_share_what_is_read_for_a_page(desk, factory, monkeypatch):
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 6)
+    [factory.job(state=state) for state in ("completed", "discarded") for _ in range(4)]
+    found = pages.find_page(desk, parse("states:completed,discarded workers:Nobody"), most=5)
+
+    assert (found.read, found.further) == (6, Further(None, True))
 
 
 class Watched(Tx):

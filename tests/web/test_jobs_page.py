@@ -48,7 +48,7 @@ def test_the_newest_jobs_come_first_and_older_ones_on_other_pages(site, factory)
 
 
 def test_a_search_that_finds_too_little_can_be_led_further_back(site, factory, monkeypatch):
-    monkeypatch.setattr(page_of_jobs, "MOST_READ", 2)
+    monkeypatch.setattr(engine, "MOST_READ", 2)
     rare = factory.job(worker="app.Rare")
     [factory.job(worker="app.Common") for _ in range(2)]
     first = site.page("/jobs?q=workers:app.Rare")
@@ -60,6 +60,23 @@ def test_a_search_that_finds_too_little_can_be_led_further_back(site, factory, m
     assert rows_of(second) == [f"job-{rare}"]
     assert "looked through" not in second.text
     assert "looked through" not in site.page("/jobs?q=states:available").text
+
+
+def test_of_a_state_that_has_many_jobs_all_can_be_looked_through(site, factory, monkeypatch):
+    monkeypatch.setattr(engine, "MOST_READ_OF_STATES", 1)
+    [first, *_] = [factory.job(worker="app.Rare", priority=9) for _ in range(40)]
+    factory.job(worker="app.Common", priority=0)
+    page = site.page("/jobs?q=states:available+workers:app.Rare")
+    [further] = [link for link in page.all("a") if "through=all" in link["href"]]
+    all_of_them = site.page(further["href"].removeprefix("/oban"))
+    [older] = all_of_them.all("a", rel="next")
+    last = site.page(older["href"].removeprefix("/oban"))
+
+    assert rows_of(page) == []
+    assert "1 jobs were looked through." in page.text
+    assert len(rows_of(all_of_them)) == page_of_jobs.PER_PAGE
+    assert "through=all" in older["href"]
+    assert rows_of(last)[-1] == f"job-{first}"
 
 
 @pytest.mark.parametrize("before", ["9" * 19, "9" * 5_000, "x", "-1", "١"])

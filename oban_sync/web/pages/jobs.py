@@ -13,9 +13,9 @@ from flask.typing import ResponseReturnValue
 from oban_sync.control import jobs as control
 from oban_sync.core.errors import ConfigError
 from oban_sync.core.filters import KEYS, Filter, FilterError, SlowFilterError, parse
-from oban_sync.core.job import Job, JobState
+from oban_sync.core.job import JobState
 from oban_sync.engine import pages as engine
-from oban_sync.engine.inspect import hold_in_states, reads_states
+from oban_sync.engine.inspect import hold_in_states
 from oban_sync.engine.retry import conflicts_retried
 from oban_sync.engine.session import Db
 from oban_sync.web import formats, replies, searches
@@ -29,9 +29,6 @@ MENU = Entry("jobs", "Jobs", "j")
 
 #: Jobs on one page.
 PER_PAGE = 30
-
-#: Jobs that are read to fill a page, where no index finds them; then visitors are asked.
-MOST_READ = 50_000
 
 #: Most jobs that one action changes.
 MOST_AT_ONCE = 1_000
@@ -110,20 +107,20 @@ def jobs() -> ResponseReturnValue:
     text = request.args.get("q", "").strip()
     before = _before()
     wanted, problem, status = Filter(), None, 200
-    found: list[Job] = []
-    further: int | None = None
+    found = engine.Found([], 0, False, None)
 
     try:
         wanted = wanted_by(text)
-        found, further = _search(wanted, before)
+        found = _search(wanted, before)
     except SlowFilterError as error:
         problem, status = error.problem, 503
     except FilterError as error:
         problem, status = error.problem, 400
 
     counts = site.kept("counts", lambda: engine.count_states(site.db))
-    shown = [Seen(job, site.hider) for job in found[:PER_PAGE]]
-    is_all = before is None and further is None and len(found) <= PER_PAGE
+    shown = [Seen(job, site.hider) for job in found.jobs[:PER_PAGE]]
+    is_full = len(found.jobs) > PER_PAGE
+    is_all = before is None and found.further is None and not is_full
 
     return replies.page(
         "jobs",
@@ -136,9 +133,9 @@ def jobs() -> ResponseReturnValue:
         more_terms=_count(wanted) - MOST_TERMS,
         jobs=shown,
         before=before,
-        older=shown[-1].id if len(found) > PER_PAGE else None,
-        further=further,
-        most_read=MOST_READ,
+        older=_place(shown[-1].id, _by_id()) if is_full else None,
+        further=found.further and _place(found.further.before_id, found.further.by_id),
+        read=found.read,
         counts=counts,
         states=[(state, _with(wanted, "states", state)) for state in formats.STATES],
         queues=site.kept("queues", _queues),
@@ -146,7 +143,7 @@ def jobs() -> ResponseReturnValue:
         link=link,
         most_at_once=MOST_AT_ONCE,
         # How many match, where that is known without counting them.
-        matching=len(found) if is_all else None,
+        matching=len(found.jobs) if is_all else None,
         verbs=_verbs({job.state for job in shown}),
         verbs_of_all=_verbs(wanted.states or JobState),
     )
@@ -179,22 +176,29 @@ def _verbs(states: Iterable[JobState]) -> set[str]:
     }
 
 
-def _search(wanted: Filter, before: int | None) -> tuple[list[Job], int | None]:
+def _search(wanted: Filter, before: int | None) -> engine.Found:
     """The jobs of a page and one more; and where to look further, if too few were found."""
-    db = here().db
-    within = control.MOST_READ if reads_states(wanted) else MOST_READ
-    most = PER_PAGE + 1
+
+    def find() -> engine.Found:
+        return engine.find_page(
+            here().db, wanted, most=PER_PAGE + 1, before_id=before, by_id=_by_id()
+        )
 
     if not wanted:
-        return control.search_jobs(db, limit=most, before_id=before), None
+        return find()
 
     with searches.turn():
-        found = control.search_jobs(db, wanted, limit=most, before_id=before, within=within)
+        return find()
 
-        if len(found) > PER_PAGE:
-            return found, None
 
-        return found, control.search_further(db, wanted, before_id=before, within=within)
+def _by_id() -> bool:
+    """Whether all jobs are to be looked through, and not those of some states alone."""
+    return request.args.get("through") == "all"
+
+
+def _place(before: int | None, by_id: bool) -> dict[str, str | int | None]:
+    """A place in the list, as it stands in an address."""
+    return {"before": before, "through": "all" if by_id else None}
 
 
 def wanted_by(text: str) -> Filter:
