@@ -97,10 +97,10 @@ WITH made AS (
     FROM (
         VALUES
             (ARRAY['raw'], 10, 1, 4, 12),
-            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 10, 5, 36, 14),
-            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 60, 7, 90, 20),
-            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 3600, 2, 26, 30),
-            (ARRAY['each', 'workers', 'queues', 'nodes', 'states'], 10800, 9, 56, 34)
+            (ARRAY['each', 'queues', 'workers', 'outcomes', 'nodes', 'states'], 10, 5, 36, 14),
+            (ARRAY['each', 'queues', 'workers', 'outcomes', 'nodes', 'states'], 60, 7, 90, 20),
+            (ARRAY['each', 'queues', 'workers', 'outcomes', 'nodes', 'states'], 3600, 2, 26, 30),
+            (ARRAY['each', 'queues', 'workers', 'outcomes', 'nodes', 'states'], 10800, 9, 56, 34)
     ) AS span (scopes, period, newest, oldest, bins)
     CROSS JOIN LATERAL unnest(span.scopes) AS scope
     CROSS JOIN LATERAL generate_series(span.newest, span.oldest) AS step
@@ -123,7 +123,7 @@ placed AS (
     UNION ALL
     SELECT made.*, '', 'queue_' || queue, '', queue * 3, 10
     FROM made CROSS JOIN generate_series(0, 9) AS queue
-    WHERE scope = 'queues'
+    WHERE scope = 'outcomes' OR (scope = 'queues' AND state = 'completed')
     UNION ALL
     SELECT made.*, 'web-' || node, '', '', 0, 19
     FROM made CROSS JOIN generate_series(0, 2) AS node
@@ -144,11 +144,11 @@ SELECT
     placed.node,
     placed.queue,
     placed.worker,
-    CASE WHEN placed.scope <> 'workers' THEN placed.state ELSE '' END,
+    CASE WHEN placed.scope IN ('queues', 'workers') THEN '' ELSE placed.state END,
     placed.jobs,
     CASE
         WHEN placed.state <> 'completed' THEN placed.jobs
-        WHEN placed.scope = 'workers' THEN placed.jobs / 20
+        WHEN placed.scope IN ('queues', 'workers') THEN placed.jobs / 20
         ELSE 0
     END,
     times.bins,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -124,20 +123,28 @@ class MetricsReport:
         ran: Numbers and run times.
         waited: Numbers and wait times.
         failed: Numbers of runs that failed.
+        others: How many curves the last one of `ran` and `waited` stands for, called ``(other)``; 0
+            where none were put together.
+        failed_others: Likewise of `failed`.
         summary: All in all.
     """
 
     ran: list[Series]
     waited: list[Series]
     failed: list[Series]
+    others: int
+    failed_others: int
     summary: MetricsSummary
 
 
-#: Which times of what was measured are meant.
-Blob = Callable[[Measured], bytes]
+#: Which times of what was measured are meant, and which number.
+Blob = Callable[[Measured], bytes | None]
+Number = Callable[[Measured], int]
 
 _RAN: Blob = attrgetter("ran")
 _WAITED: Blob = attrgetter("waited")
+_JOBS: Number = attrgetter("jobs")
+_FAILED: Number = attrgetter("failed")
 
 
 def list_metrics(
@@ -189,7 +196,9 @@ def list_metrics(
         look = Look(steps.start, step, by, queue, worker, node, state)
         found = metrics.measured(tx, look, ran=series == "exec_time", waited=series == "wait_time")
 
-    return _Curves(found, steps).series(_WAITED if series == "wait_time" else _RAN)
+    curves = _Curves(found, steps, most=MOST_SERIES, kept=MOST_SERIES - 1)
+
+    return curves.series(_WAITED if series == "wait_time" else _RAN, timed_others=True)
 
 
 def metrics_report(
@@ -199,7 +208,7 @@ def metrics_report(
     by: By = "queue",
     queue: str | None = None,
     points: int = 60,
-    timed: int = MOST_SERIES,
+    lines: int = 7,
 ) -> MetricsReport:
     """All that a page of charts shows, from one look.
 
@@ -209,7 +218,7 @@ def metrics_report(
         by: What the curves stand for.
         queue: Only of this queue.
         points: About how many points a curve has.
-        timed: How many curves have times; of the others only numbers are told.
+        lines: How many curves a chart has; the others are one, without times.
 
     Raises:
         ConfigError, DatabaseUnavailableError: As `list_metrics`.
@@ -224,14 +233,16 @@ def metrics_report(
         found = metrics.measured(tx, look, ran=True, waited=True)
         whole = metrics.whole(tx, look)
 
-    curves = _Curves(found, steps)
-    failed = [item._replace(jobs=item.failed) for item in found if item.failed]
+    curves = _Curves(found, steps, most=lines, kept=lines)
+    failed = _Curves(found, steps, _FAILED, most=lines, kept=lines)
 
     return MetricsReport(
-        curves.series(_RAN, timed),
-        curves.series(_WAITED, timed),
-        _Curves(failed, steps).series(),
-        _summary(whole, now - steps.start, seconds),
+        ran=curves.series(_RAN),
+        waited=curves.series(_WAITED),
+        failed=failed.series(),
+        others=curves.others,
+        failed_others=failed.others,
+        summary=_summary(whole, now - steps.start, seconds),
     )
 
 
@@ -331,57 +342,88 @@ def _summary(whole: Iterable[Whole], covered: float, seconds: float) -> MetricsS
 
 
 class _Curves:
-    """The curves of what was measured, those of most jobs first."""
+    """The curves of what was measured, those of most jobs first.
 
-    def __init__(self, measured: Iterable[Measured], steps: range) -> None:
+    Attributes:
+        others: How many of them were put together to one, the last, called `OTHER`.
+    """
+
+    def __init__(
+        self,
+        measured: Iterable[Measured],
+        steps: range,
+        number: Number = _JOBS,
+        *,
+        most: int,
+        kept: int,
+    ) -> None:
+        """Sort them.
+
+        Args:
+            measured: What was measured, each label once in a step.
+            steps: When each step begins.
+            number: What is counted; where all of it is 0, there is no curve.
+            most: Of more curves than these ...
+            kept: ... so many are kept, and the others are put together.
+        """
         self._moments = [(at, _EPOCH + timedelta(seconds=at)) for at in steps]
-        found: dict[str, dict[int, list[Measured]]] = {}
-        jobs = Counter[str]()
+        self._number = number
+        found: dict[str, dict[int, Measured]] = {}
+        jobs: dict[str, int] = {}
 
         for item in measured:
-            found.setdefault(item.label, {}).setdefault(item.at, []).append(item)
-            jobs[item.label] += item.jobs
+            if count := number(item):
+                label = item.label
+                jobs[label] = jobs.get(label, 0) + count
+                found.setdefault(label, {})[item.at] = item
 
         # Those that were counted together already come last.
         ranks = sorted(found, key=lambda label: (label == OTHER, -jobs[label], label))
-        self._curves = {label: found[label] for label in ranks}
+        rest = ranks[kept:] if len(ranks) > most else []
+        self.others = len(rest)
+        self._kept = {label: found[label] for label in ranks[: len(ranks) - len(rest)]}
+        self._rest: dict[int, list[Measured]] = {}
 
-        if len(ranks) > MOST_SERIES:
-            self._curves = {
-                label: found[label] for label in ranks[: MOST_SERIES - 1] if label != OTHER
-            }
-            rest: dict[int, list[Measured]] = {}
+        for label in rest:
+            for at, item in found[label].items():
+                self._rest.setdefault(at, []).append(item)
 
-            for label in ranks:
-                for at, items in () if label in self._curves else found[label].items():
-                    rest.setdefault(at, []).extend(items)
-
-            self._curves[OTHER] = rest
-
-    def series(self, blob: Blob | None = None, timed: int = MOST_SERIES) -> list[Series]:
+    def series(self, blob: Blob | None = None, *, timed_others: bool = False) -> list[Series]:
         """The curves, with a point for every step.
 
         Args:
             blob: Which times they tell, besides numbers.
-            timed: How many of them tell times.
+            timed_others: Whether those that were put together tell times as well.
         """
-        return [
+        number = self._number
+        curves = [
             Series(
                 label,
                 [
-                    _point(moment, items.get(at, ()), blob if place < timed else None)
+                    _point(moment, number(item), blob and blob(item))
+                    if (item := items.get(at)) is not None
+                    else Point(moment, 0)
                     for at, moment in self._moments
                 ],
             )
-            for place, (label, items) in enumerate(self._curves.items())
+            for label, items in self._kept.items()
         ]
 
+        if self.others:
+            curves.append(Series(OTHER, list(self._together(blob if timed_others else None))))
 
-def _point(moment: datetime, items: Sequence[Measured], blob: Blob | None) -> Point:
-    # There is one, unless several curves were put together.
-    count = sum([item.jobs for item in items])
-    data = b"".join([blob(item) for item in items]) if blob is not None else b""
+        return curves
 
+    def _together(self, blob: Blob | None) -> Iterator[Point]:
+        for at, moment in self._moments:
+            items = self._rest.get(at, ())
+            data = None if blob is None else b"".join([blob(item) or b"" for item in items])
+
+            yield _point(moment, sum([self._number(item) for item in items]), data)
+
+
+def _point(moment: datetime, count: int, data: bytes | None) -> Point:
+    """A point, with the times of packed sketches."""
     if not data:
         return Point(moment, count)
 

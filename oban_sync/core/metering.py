@@ -33,10 +33,12 @@ class Scope(StrEnum):
     RAW = "raw"
     #: By everything, without times.
     EACH = "each"
+    #: By queue.
+    QUEUES = "queues"
     #: By queue and worker.
     WORKERS = "workers"
     #: By queue and state.
-    QUEUES = "queues"
+    OUTCOMES = "outcomes"
     #: By node and state.
     NODES = "nodes"
     #: By state.

@@ -125,8 +125,9 @@ class _Place(NamedTuple):
             return
 
         yield self._replace(scope=Scope.EACH)
+        yield self._replace(scope=Scope.QUEUES, node="", worker="", state="")
         yield self._replace(scope=Scope.WORKERS, node="", state="")
-        yield self._replace(scope=Scope.QUEUES, node="", worker="")
+        yield self._replace(scope=Scope.OUTCOMES, node="", worker="")
         yield self._replace(scope=Scope.NODES, queue="", worker="")
         yield self._replace(scope=Scope.STATES, node="", queue="", worker="")
 
@@ -222,8 +223,9 @@ class Look:
 #: What the rows of each scope are told apart by, of those that have times.
 _KNOWN = (
     (Scope.STATES, {"state"}),
+    (Scope.QUEUES, {"queue"}),
     (Scope.NODES, {"node", "state"}),
-    (Scope.QUEUES, {"queue", "state"}),
+    (Scope.OUTCOMES, {"queue", "state"}),
     (Scope.WORKERS, {"queue", "worker"}),
 )
 
@@ -236,7 +238,8 @@ class Measured(NamedTuple):
         label: The queue, worker, node or state.
         jobs: How many jobs there were.
         failed: How many of these failed.
-        ran: Packed sketches of how long they ran; empty where that is not known, or not asked for.
+        ran: Packed sketches of how long they ran; None or empty where that is not known, or not
+            asked for.
         waited: Of how long they waited, likewise.
     """
 
@@ -244,8 +247,8 @@ class Measured(NamedTuple):
     label: str
     jobs: int
     failed: int
-    ran: bytes
-    waited: bytes
+    ran: bytes | None
+    waited: bytes | None
 
 
 class Whole(NamedTuple):
@@ -292,10 +295,7 @@ def measured(tx: Tx, look: Look, *, ran: bool, waited: bool) -> list[Measured]:
         **look.only,
     )
 
-    return [
-        Measured(at, label, jobs, failed, ran or b"", waited or b"")
-        for at, label, jobs, failed, ran, waited in rows
-    ]
+    return list(map(Measured._make, rows))
 
 
 def whole(tx: Tx, look: Look) -> list[Whole]:
@@ -376,7 +376,7 @@ class QueueHealth:
         queue: Its name.
         available: Jobs that could start; 10,000 stands for so many or more.
         executing: Jobs that run.
-        scheduled: Jobs that wait for their time, among the next 2,000 of all queues.
+        scheduled: Jobs that wait for their time, among the next 1,000 of all queues.
         retryable: Jobs that failed and wait for another try, likewise.
         oldest_age: Seconds since the available job was due that waits for longest; 0 without any.
         slots: Jobs at once on all live nodes together.
@@ -404,10 +404,7 @@ class QueueHealth:
 
 def queue_health(db: Db) -> list[QueueHealth]:
     """How queues stand, by name."""
-    # A transaction, because the settings for its plan must not outlive it.
-    with db.looking() as tx:
-        restrict_plans(tx)
-
+    with db.session() as tx:
         return tx.rows(QueueHealth, "queue_health")
 
 

@@ -19,7 +19,7 @@ from oban_sync.engine.session import Db
 MOST_FAILURES = 100
 
 #: Jobs that wait for their time which are looked through for failed ones.
-MOST_WAITING = 1_000
+MOST_WAITING = 500
 
 #: Characters of an error that are read, from its start and from its end.
 MOST_CHARACTERS = 4_000

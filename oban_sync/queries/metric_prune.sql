@@ -8,7 +8,7 @@ DELETE FROM /* schema */oban_sync_metrics
 WHERE ctid = ANY (ARRAY(
     SELECT metric.ctid
     FROM /* schema */oban_sync_metrics AS metric
-    WHERE metric.scope IN ('raw', 'each', 'queues', 'nodes', 'states')
+    WHERE metric.scope IN ('raw', 'each', 'queues', 'workers', 'outcomes', 'nodes', 'states')
       AND metric.period IN (1, 2, 5, 10, 60, 3600, 10800)
       AND metric.started_at < now() - make_interval(secs => %(keep)s::double precision)
     LIMIT %(most)s::integer

@@ -11,25 +11,25 @@
 -- whatever failed lately is tried again soon.
 SELECT
     failed.id,
-    failed.state::text AS state,
+    failed.state,
     failed.queue,
     failed.worker,
     failed.attempt,
     failed.max_attempts,
     least(greatest(failed.failed_at, '1970-01-01'), '9000-01-01') AT TIME ZONE 'UTC' AS failed_at,
     CASE
-        WHEN length(failed.error) > 2 * %(characters)s::integer
+        WHEN length(last.error) > 2 * %(characters)s::integer
             THEN concat(
-                left(failed.error, %(characters)s::integer),
+                left(last.error, %(characters)s::integer),
                 E'\n',
-                right(failed.error, %(characters)s::integer)
+                right(last.error, %(characters)s::integer)
             )
-        ELSE failed.error
+        ELSE last.error
     END AS error
 FROM (
     SELECT
         job.id,
-        job.state,
+        job.state::text AS state,
         job.queue,
         job.worker,
         job.attempt,
@@ -39,7 +39,7 @@ FROM (
             job.attempted_at,
             job.inserted_at
         ) AS failed_at,
-        pg_catalog.to_jsonb(job.errors) -> -1 ->> 'error' AS error
+        job.errors
     FROM (
         (
             SELECT id, state, queue, worker, attempt, max_attempts, discarded_at, attempted_at,
@@ -60,6 +60,12 @@ FROM (
         )
     ) AS job
     WHERE job.state IN ('discarded', 'retryable')
+    ORDER BY failed_at DESC, job.id DESC
+    LIMIT %(most)s::integer
 ) AS failed
+-- Of these alone, because errors may be long.
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.to_jsonb(failed.errors) -> -1 ->> 'error' AS error
+    OFFSET 0
+) AS last
 ORDER BY failed.failed_at DESC, failed.id DESC
-LIMIT %(most)s::integer

@@ -127,7 +127,7 @@ def read(db: Db, *, span: str, by: str, queue: str | None = None) -> MetricsRepo
     since, points = SPANS[span]
 
     return metrics.metrics_report(
-        db, since=since, by=cast(By, by), queue=queue, points=points, timed=MOST_LINES
+        db, since=since, by=cast(By, by), queue=queue, points=points, lines=MOST_LINES
     )
 
 
@@ -165,14 +165,14 @@ def charts(found: MetricsReport, *, by: str, share: str) -> list[Chart]:
             found.ran,
             kinds,
             rate,
-            others=True,
+            others=found.others,
         ),
         _chart(
             "run",
             "Run time",
             "time",
             _share_text(share, summary.exec_time),
-            found.ran,
+            found.ran[: len(found.ran) - bool(found.others)],
             kinds,
             timed,
         ),
@@ -181,7 +181,7 @@ def charts(found: MetricsReport, *, by: str, share: str) -> list[Chart]:
             "Wait time",
             "time",
             _share_text(share, summary.wait_time),
-            found.waited,
+            found.waited[: len(found.waited) - bool(found.others)],
             kinds,
             timed,
         ),
@@ -193,7 +193,7 @@ def charts(found: MetricsReport, *, by: str, share: str) -> list[Chart]:
             found.failed,
             kinds,
             count,
-            others=True,
+            others=found.failed_others,
         ),
     ]
 
@@ -215,29 +215,24 @@ def _chart(
     kinds: Mapping[str, str],
     value: Callable[[Point, float], float | None],
     *,
-    others: bool = False,
+    others: int = 0,
 ) -> Chart:
     """A chart of some series.
 
     Args:
         kinds: What gives each curve its colour, by label.
-        others: Whether curves that are too many can be drawn as their sum.
+        others: How many curves the last one stands for.
     """
     times, spans = _steps(series)
     lines = []
 
-    for each in series[:MOST_LINES]:
+    for each in series:
         values = [value(point, seconds) for point, seconds in zip(each.points, spans, strict=False)]
         lines.append(svg.Line(values, kinds.get(each.label, "c-other"), each.label))
 
-    rest = series[MOST_LINES:]
-
-    if rest and others:
-        sums = [
-            sum(value(each.points[index], seconds) or 0.0 for each in rest)
-            for index, seconds in enumerate(spans)
-        ]
-        lines.append(svg.Line(sums, "c-other", f"{OTHERS} ({len(rest)})"))
+    if others:
+        last = lines.pop()
+        lines.append(svg.Line(last.values, "c-other", f"{OTHERS} ({others})"))
 
     return Chart(name, title, unit, figure, times, lines)
 

@@ -174,9 +174,14 @@ def drained(health: QueueHealth) -> str:
 def kinds_of(failures: Iterable[Failure]) -> list[Kind]:
     """Failures by what they look like; what fails most comes first."""
     found: dict[tuple[str, str], Kind] = {}
+    lines: dict[str | None, str] = {}
 
     for failure in failures:
-        line = formats.first_line(failure.error) or "no error was recorded"
+        # What fails again and again says the same each time, and it may be long.
+        if (line := lines.get(failure.error)) is None:
+            line = formats.first_line(failure.error) or "no error was recorded"
+            lines[failure.error] = line
+
         key = failure.worker, _VARIES.sub("#", line)
         kind = found.setdefault(key, Kind(failure.worker, failure, line))
         kind.jobs += 1
