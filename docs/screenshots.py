@@ -56,6 +56,18 @@ SHOTS: dict[str, dict[str, Any]] = {
 _release = threading.Event()
 
 
+#: What the shop's node runs.
+SHOP_QUEUES = {
+    "mailers": 10,
+    "media": {
+        "limit": 4,
+        "global_limit": {"allowed": 8, "partition": "worker"},
+        "rate_limit": {"allowed": 600, "period": 60},
+    },
+    "reports": 2,
+}
+
+
 @job(queue="mailers", name="shop.mail.WelcomeMail", cron="0 9 * * MON-FRI")
 def welcome(to: str = "new@example.com") -> None:
     """Welcome a customer."""
@@ -100,7 +112,7 @@ def main() -> None:
         Server(directory) as url,
     ):
         schema.install(url)
-        oban = Oban(url, node="web-1", queues={"mailers": 10, "media": 4, "reports": 2})
+        oban = Oban(url, node="web-1", queues=SHOP_QUEUES)
 
         with oban:
             known = filled(oban, url)

@@ -101,7 +101,7 @@ class RateLimit:
             DatabaseUnavailableError: PostgreSQL could not be reached.
         """
         with self._db.session() as tx:
-            return limits.room(tx, self._counted_as, self._rate, self._lane(tx, key))
+            return limits.room(tx, self._counted_as, self._rate, self._lane(tx, key))[0]
 
     def consume(self, n: int = 1, key: object = None, *, require_full: bool = True) -> int:
         """Take so much if it is free, without waiting.

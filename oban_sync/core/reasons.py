@@ -11,6 +11,8 @@ from datetime import timedelta
 from oban_sync.core import controls
 from oban_sync.core.controls import Control
 from oban_sync.core.errors import nearest, shown
+from oban_sync.core.limit_words import fields
+from oban_sync.core.limits import Field
 from oban_sync.core.situation import Line, Situation, last_asked
 from oban_sync.core.spans import counted, lasting, listed
 from oban_sync.core.state import JobState
@@ -327,7 +329,7 @@ def soon(case: Situation) -> str | None:
 
 
 def _keys(case: Situation) -> str:
-    return listed(f"{source} {shown(key)}" if key else source for source, key in case.limits["by"])
+    return fields(tuple(Field(source, key) for source, key in case.limits["by"]))
 
 
 def _named(ids: Sequence[int], jobs: int) -> str:

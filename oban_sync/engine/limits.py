@@ -309,12 +309,12 @@ class Limiter:
         return self._weights
 
 
-def room(tx: Tx, name: str, rate: Rate, lane: int) -> int:
-    """How much of a rate limit is free at the moment."""
+def room(tx: Tx, name: str, rate: Rate, lane: int) -> tuple[int, float]:
+    """How much of a rate limit is free at the moment, and the seconds after which there is more."""
     params = {**rate_params(name, rate), "lane": lane}
     [[row]] = _together(tx, [_plain(tx, "limit_room", params)])
 
-    return int(row[0])
+    return int(row[0]), float(row[1])
 
 
 def consume(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from oban_sync.core import controls
+from oban_sync.core import controls, limit_words
 from oban_sync.core.controls import Control
+from oban_sync.core.limits import Limits
+from oban_sync.engine import limits
 from oban_sync.engine.inspect import restrict_plans
 from oban_sync.engine.session import Db
 
@@ -61,6 +63,54 @@ class Order:
 
     node: str
     control: Control
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """The limits of a queue over all nodes, and how far they are used.
+
+    Attributes:
+        limits: The limits, as the node tells of them that started last, but for its weights.
+        different: Whether another node tells of others.
+        running: Jobs that run, as far as a limit looks at that.
+        lanes: How many values of what divides the queue have some ...
+        busiest: ... and the most of one of these.
+        room: How many may start now; None without a rate limit, or where it is one for each value.
+        again_in: Seconds until more may.
+    """
+
+    limits: Limits
+    different: bool
+    running: int
+    lanes: int
+    busiest: int
+    room: int | None = None
+    again_in: float | None = None
+
+
+def queue_limits(db: Db, queue: str) -> QueueLimits | None:
+    """The limits of a queue, as live nodes keep them; None where it has none beside its slots.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL could not be reached.
+    """
+    with db.session() as tx:
+        rows = tx.tuples("overview_limits", queue=queue)
+
+        if not rows:
+            return None
+
+        [(said, different, running, lanes, busiest)] = rows
+
+        if (found := limit_words.read(json.loads(said))) is None:
+            return None
+
+        room = again_in = None
+
+        if found.rate is not None and not found.rate.partitioned:
+            room, again_in = limits.room(tx, limits.queue_limit(queue), found.rate, 0)
+
+    return QueueLimits(found, different, running, lanes, busiest, room, again_in)
 
 
 def recent_failures(db: Db, *, most: int = MOST_FAILURES) -> list[Failure]:

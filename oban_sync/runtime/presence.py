@@ -13,7 +13,7 @@ from typing import Any
 
 from oban_sync.core import registry
 from oban_sync.core.config import Config
-from oban_sync.core.limits import Limits
+from oban_sync.core.limit_words import told
 from oban_sync.engine.nodes import UNCHANGED, Presence
 
 #: Most names of workers that are told; of more none is.
@@ -53,7 +53,7 @@ class Introduction:
             "beat": config.refresher.interval,
             "look": config.stager.interval,
             "rescue_after": config.lifeline.rescue_after,
-            "limits": {name: said(limits) for name, limits in config.limits.items()},
+            "limits": {name: told(limits) for name, limits in config.limits.items()},
             # Their children may know workers that this process does not.
             "setups": [queue.name for queue in config.queues if queue.executor.setup is not None],
         }
@@ -95,27 +95,6 @@ class Introduction:
     def forgotten(self) -> None:
         """Nothing is known of the node any more, and all is to be told anew."""
         self._told = None
-
-
-def said(limits: Limits) -> dict[str, Any]:
-    """The limits of a queue, as `job_explain` reads them."""
-    rate = limits.rate
-
-    return {
-        "allowed": limits.allowed,
-        "partitioned": limits.partitioned,
-        "burst": limits.burst,
-        "fair": limits.fair,
-        "by": [[field.source, field.key] for field in limits.lane_by],
-        "rate": None
-        if rate is None
-        else {
-            "allowed": rate.allowed,
-            "period": rate.period,
-            "algorithm": rate.algorithm,
-            "partitioned": rate.partitioned,
-        },
-    }
 
 
 def _workers() -> tuple[str, ...] | None:

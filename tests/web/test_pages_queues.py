@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from oban_sync.control.audit import list_audit
-from oban_sync.engine import overview
+from oban_sync.core import limit_words
+from oban_sync.core.limits import Rate, check_limits
+from oban_sync.engine import limits, overview
 from tests.web.conftest import Page
 from tests.web.test_hostile import STRINGS, check
 
@@ -75,6 +79,76 @@ def test_the_page_of_a_queue_tells_of_each_node(site, factory, node, conn):
 
     for part in ("n1", "1/10", "n2", "does not run it", "silent for 40 s", "run up to 3 at once"):
         assert part in text
+
+
+def told(conn, node, **options):
+    """Let a node tell of limits of a queue."""
+    said = limit_words.told(check_limits("queues.alpha", options))
+    conn.execute(
+        "UPDATE oban_sync_nodes SET info = jsonb_build_object('limits', jsonb_build_object("
+        "'alpha', %s::jsonb)) WHERE uuid = %s",
+        [json.dumps(said), node],
+    )
+
+
+def test_a_queue_without_limits_shows_none(site, node, conn):
+    assert "Limits" not in site.page(NAME).text
+    assert "Limits" not in site.page("/queue?name=nobody").text
+
+    conn.execute('UPDATE oban_sync_nodes SET info = \'{"limits": {"alpha": {"allowed": 5}}}\'')
+    assert "Limits" not in site.page(NAME).text
+
+
+def test_the_limits_of_a_queue_are_shown_with_how_they_stand(site, node, conn):
+    told(conn, node, global_limit=5, rate_limit={"allowed": 20, "period": 60})
+    conn.execute("UPDATE oban_sync_producers SET running = 3 WHERE queue = 'alpha'")
+    text = site.page(NAME).text
+
+    assert "5 jobs at once, over all nodes 3 of 5 run" in text
+    assert "20 starts in 60 s 20 may start now" in text
+    assert "different limits" not in text
+
+    with site.oban.db.session() as tx:
+        limits.consume(tx, limits.queue_limit("alpha"), Rate(20, 60.0), 0, 20, full=True)
+
+    assert "none may start now, more in" in site.page(NAME).text
+
+
+def test_limits_by_a_value_tell_how_many_have_jobs(site, node, conn):
+    told(
+        conn,
+        node,
+        global_limit=2,
+        rate_limit={"allowed": 9, "period": 1},
+        partition={"args": ["<b>"]},
+        fair={"args": ["<b>"]},
+    )
+    assert site.page(NAME).text.count("none runs") == 2
+
+    conn.execute("UPDATE oban_sync_producers SET lanes = '{7,7,8}' WHERE queue = 'alpha'")
+    page = site.page(NAME)
+
+    assert "2 jobs at once for each args '<b>', over all nodes 2 values have jobs that run, up" in (
+        page.text
+    )
+    assert "9 starts in 1 s for each args '<b>' –" in page.text
+    assert "turns by args '<b>'" in page.text
+    assert "<b>" not in page.html
+
+
+def test_where_nodes_tell_of_different_limits_the_newest_counts(site, node, factory, conn):
+    told(conn, node, global_limit=5)
+    newest = factory.node("alpha", node="n2")
+    told(conn, newest, global_limit=7)
+    text = site.page(NAME).text
+
+    assert "7 jobs at once" in text
+    assert "Nodes tell of different limits" in text
+
+    conn.execute(
+        "UPDATE oban_sync_nodes SET beat_at = now() - interval '2 min' WHERE uuid = %s", [newest]
+    )
+    assert "5 jobs at once" in site.page(NAME).text
 
 
 def test_nodes_of_other_instances_are_not_offered(site, factory, node):

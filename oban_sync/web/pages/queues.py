@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,14 +13,14 @@ from flask.typing import ResponseReturnValue
 from oban_sync.control import queues as control
 from oban_sync.control.queues import pause_of
 from oban_sync.control.transactions import in_transaction
-from oban_sync.core import controls
+from oban_sync.core import controls, limit_words
 from oban_sync.core.controls import EVERY, Control
 from oban_sync.engine import overview as engine
 from oban_sync.engine.metrics import QueueHealth
 from oban_sync.engine.orders import NodeInfo, NodeQueue
-from oban_sync.engine.overview import Order
+from oban_sync.engine.overview import Order, QueueLimits
 from oban_sync.engine.session import Tx
-from oban_sync.web import forms, replies
+from oban_sync.web import formats, forms, replies
 from oban_sync.web.access import performs
 from oban_sync.web.actions import Action
 from oban_sync.web.curves import GROUPS, SHARES, SPAN_TITLES
@@ -80,6 +80,19 @@ class Place:
     pause: Control | None
 
 
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The limits of a queue.
+
+    Attributes:
+        rows: What is allowed, and how it stands.
+        different: Whether nodes tell of different ones.
+    """
+
+    rows: list[tuple[str, str]]
+    different: bool
+
+
 def register(blueprint: Blueprint) -> None:
     """Add the rules."""
     blueprint.get("/queues")(queues)
@@ -121,6 +134,7 @@ def queue() -> ResponseReturnValue:
         name=name,
         health=next((each for each in queue_health() if each.queue == name), None),
         pause=pause_of(orders, name),
+        limits=_limits(name),
         places=places,
         # What a node that does not run it may start with.
         limit=max((each.queue.limit for each in places if each.queue), default=10),
@@ -306,6 +320,41 @@ def _places(name: str, orders: Iterable[Order]) -> list[Place]:
             places.append(Place(node, None, 0, silent, None))
 
     return places
+
+
+def _limits(name: str) -> Limited | None:
+    """The limits of a queue over all nodes, and how far they are used."""
+    found = engine.queue_limits(here().db, name) if name else None
+
+    return None if found is None else Limited(list(_limit_rows(found)), found.different)
+
+
+def _limit_rows(found: QueueLimits) -> Iterator[tuple[str, str]]:
+    limits = found.limits
+    values = f"{formats.count(found.lanes, 'value')} {'has' if found.lanes == 1 else 'have'} jobs"
+    each = f"{values} that run, up to {found.busiest:,} each" if found.lanes else "none runs"
+
+    if (text := limit_words.global_limit(limits)) is not None:
+        yield text, each if limits.partitioned else f"{found.running:,} of {limits.allowed:,} run"
+
+    if (text := limit_words.rate_limit(limits)) is not None:
+        yield text, _room(found)
+
+    if (text := limit_words.turns(limits)) is not None:
+        yield text, each
+
+
+def _room(found: QueueLimits) -> str:
+    """How many may start now, and when more may."""
+    if found.room is None or found.limits.rate is None:
+        return ""
+
+    may = f"{found.room:,} may start now" if found.room else "none may start now"
+
+    if found.again_in is None or found.room >= found.limits.rate.allowed:
+        return may
+
+    return f"{may}, more in {formats.duration(found.again_in)}"
 
 
 def _orders() -> list[Order]:
