@@ -21,8 +21,9 @@ MOST_COUNTED = 1_000
 #: Most jobs that a filter reads: of all, or of each state that has an index.
 MOST_READ = 100_000
 
-#: The newest jobs that are looked at before anything else, and then: most pages are filled by them.
-_FIRST_READS = (2_000, 20_000)
+#: The newest jobs that are looked through before those of states: most pages are filled by some of
+#: them, and then no more are read. Half of what may be read at the most.
+_FIRST_READ = 20_000
 
 #: Seconds that a search may take, for each `MOST_READ` jobs that it may read.
 PATIENCE = 5.0
@@ -162,15 +163,11 @@ def _find_ids(
     if wanted.ids or by_id or not indexed:
         return newest(wanted.states, within)
 
-    found: list[int] = []
+    # Of a state all would have to be read, to tell which are the newest.
+    found = newest(wanted.states, min(_FIRST_READ, within // 2))
 
-    # Of these all would have to be read, to tell which are the newest.
-    for first in _FIRST_READS:
-        if (read := max(first, most)) >= within:
-            break
-
-        if len(found := newest(wanted.states, read)) >= most:
-            return found
+    if len(found) >= most:
+        return found
 
     limit()
     rows = tx.unprepared("job_find_state", states=_labels(indexed), within=within, **conditions)
