@@ -185,7 +185,9 @@ PAGES = {
     "overview of a day": "/overview?span=24h",
     "overview of a week by worker": "/overview?span=7d&by=worker",
     "queues": "/queues",
+    "a queue": "/queue?name=queue_3",
     "crons": "/crons",
+    "a new job": "/new-job",
     "nodes": "/nodes",
     "audit": "/audit",
 }
