@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from oban_sync.core.errors import shown
-from oban_sync.core.limits import ALGORITHMS, Field, Limits, Partition, Rate
+from oban_sync.core.limits import (
+    ALGORITHMS,
+    LEAST_PERIOD,
+    MOST_ALLOWED,
+    MOST_PERIOD,
+    Field,
+    Limits,
+    Partition,
+    Rate,
+)
 from oban_sync.core.spans import counted, listed
 
 _SOURCES = ("worker", "args", "meta")
@@ -48,7 +57,7 @@ def _read(said: Any) -> Limits:
     if any(field.source not in _SOURCES for field in by):
         raise ValueError(by)
 
-    return Limits(
+    found = Limits(
         allowed=None if said["allowed"] is None else _whole(said["allowed"]),
         partitioned=said["partitioned"] is True,
         burst=said["burst"] is True,
@@ -56,22 +65,29 @@ def _read(said: Any) -> Limits:
         lane_by=by,
         rate=None if rate is None else _rate(rate),
     )
+    divided = found.partitioned or found.fair or (found.rate is not None and found.rate.partitioned)
+
+    if divided and not by:
+        raise ValueError(said)
+
+    return found
 
 
 def _rate(said: Any) -> Rate:
     if said["algorithm"] not in ALGORITHMS:
         raise ValueError(said["algorithm"])
 
-    return Rate(
-        _whole(said["allowed"]),
-        float(said["period"]),
-        said["algorithm"],
-        said["partitioned"] is True,
-    )
+    period = float(said["period"])
+
+    # PostgreSQL reckons with it.
+    if not LEAST_PERIOD <= period <= MOST_PERIOD:
+        raise ValueError(period)
+
+    return Rate(_whole(said["allowed"]), period, said["algorithm"], said["partitioned"] is True)
 
 
 def _whole(number: object) -> int:
-    if type(number) is not int or number < 1:
+    if type(number) is not int or not 1 <= number <= MOST_ALLOWED:
         raise ValueError(number)
 
     return number

@@ -127,10 +127,6 @@ class Sketch:
         number = bin_of(nanoseconds)
         self.bins[number] = self.bins.get(number, 0) + times
 
-    def merge(self, other: Sketch) -> None:
-        """Count all that another one counted."""
-        merge(self.bins, other.bins)
-
     def quantile(self, share: float) -> float | None:
         """The time, in nanoseconds, below which such a share of all is; None where there are none.
 

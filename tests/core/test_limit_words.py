@@ -71,6 +71,20 @@ def test_what_a_node_tells_is_read_and_put_in_words(options, allowed, rate, turn
         {"allowed": "2"},
         {"allowed": 0},
         {"allowed": True},
+        {"partitioned": True},
+        {"fair": True},
+        {"allowed": 10**20},
+        *(
+            {
+                "rate": {
+                    "allowed": 1,
+                    "period": period,
+                    "algorithm": "fixed_window",
+                    "partitioned": False,
+                }
+            }
+            for period in (0, -1, 1e300, float("inf"), float("nan"))
+        ),
         {"by": 5},
         {"by": [["env", "x"]]},
         {"by": ["worker"]},
