@@ -66,13 +66,7 @@ def list_jobs(
 
 
 def find_jobs(
-    tx: Tx,
-    wanted: Filter,
-    *,
-    before_id: int | None = None,
-    most: int,
-    within: int = MOST_READ,
-    by_id: bool = False,
+    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
 ) -> list[Job]:
     """The newest jobs that pass a filter; see `find_ids`.
 
@@ -82,30 +76,28 @@ def find_jobs(
         before_id: Only jobs older than this one.
         most: Most jobs given.
         within: Most jobs read.
-        by_id: As `find_ids`.
 
     Raises:
         SlowFilterError: As `find_ids`.
     """
-    ids = find_ids(tx, wanted, before_id=before_id, most=most, within=within, by_id=by_id)
-    rows = tx.unprepared("job_find_rows", ids=ids) if ids else []
+    return load(tx, find_ids(tx, wanted, before_id=before_id, most=most, within=within))
+
+
+def load(tx: Tx, ids: Sequence[int]) -> list[Job]:
+    """Jobs by their ids, the newest first; those that are gone are left out."""
+    rows = tx.unprepared("job_find_rows", ids=list(ids)) if ids else []
 
     return [Job.loaded(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
 def find_ids(
-    tx: Tx,
-    wanted: Filter,
-    *,
-    before_id: int | None = None,
-    most: int,
-    within: int = MOST_READ,
-    by_id: bool = False,
+    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, within: int = MOST_READ
 ) -> list[int]:
     """The ids of the newest jobs that pass a filter, by reading a bounded number of jobs.
 
     Of a filter on states these are the jobs of the states, found along their indexes; `within` of
-    each. Of others they are the newest jobs, and what is older is not found.
+    each, so that of a state with more some may be missing in between. Of others they are the newest
+    jobs, and what is older is not found.
 
     Args:
         tx: A transaction: the settings for its plans end with it.
@@ -113,71 +105,28 @@ def find_ids(
         before_id: Only jobs older than this one.
         most: Most ids given.
         within: Most jobs read.
-        by_id: Look through the newest jobs whatever the filter is on.
 
     Raises:
         SlowFilterError: It took longer than `PATIENCE` for each `MOST_READ` jobs; a filter may hold
             conditions that take long for each job, and somebody else waits for the connection.
     """
-    with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
-        return _find_ids(tx, wanted, before_id, most, within, by_id, limit)
+    seconds = PATIENCE * max(1.0, within / MOST_READ)
 
+    with searching(tx, wanted, before_id=before_id, most=most, seconds=seconds) as search:
+        if wanted.ids or not search.indexed:
+            return search.newest(within)
 
-def _find_ids(
-    tx: Tx,
-    wanted: Filter,
-    before_id: int | None,
-    most: int,
-    within: int,
-    by_id: bool,
-    limit: Callable[[], None],
-) -> list[int]:
-    restrict_plans(tx)
-    conditions: dict[str, Any] = {
-        "queues": list(wanted.queues) or None,
-        "workers": list(wanted.workers) or None,
-        "tags": list(wanted.tags) or None,
-        "nodes": list(wanted.nodes) or None,
-        "priorities": list(wanted.priorities) or None,
-        "args": _path(wanted.args),
-        "meta": _path(wanted.meta),
-        "before_id": before_id,
-        "most": most,
-    }
+        found = search.newest(min(_FIRST_READ, within // 2))
 
-    def newest(states: Sequence[JobState], read: int) -> list[int]:
-        limit()
-        rows = tx.unprepared(
-            "job_find_newest",
-            ids=list(wanted.ids) or None,
-            states=_labels(states) if states else None,
-            within=read,
-            **conditions,
-        )
+        if len(found) >= most:
+            return found
 
-        return [job_id for (job_id,) in rows]
+        ids = {*found, *search.along(within)}
 
-    indexed = [state for state in wanted.states if state is not JobState.SUSPENDED]
+        if not reads_states(wanted):
+            ids.update(search.newest(within, [JobState.SUSPENDED]))
 
-    # It ends by itself when it has found enough.
-    if wanted.ids or by_id or not indexed:
-        return newest(wanted.states, within)
-
-    # Of a state all would have to be read, to tell which are the newest.
-    found = newest(wanted.states, min(_FIRST_READ, within // 2))
-
-    if len(found) >= most:
-        return found
-
-    limit()
-    rows = tx.unprepared("job_find_state", states=_labels(indexed), within=within, **conditions)
-    ids = {*found, *(job_id for (job_id,) in rows)}
-
-    if not reads_states(wanted):
-        rest = [state for state in wanted.states if state not in indexed]
-        ids.update(newest(rest, within))
-
-    return sorted(ids, reverse=True)[:most]
+        return sorted(ids, reverse=True)[:most]
 
 
 def reads_states(wanted: Filter) -> bool:
@@ -185,32 +134,95 @@ def reads_states(wanted: Filter) -> bool:
     return bool(wanted.states) and JobState.SUSPENDED not in wanted.states
 
 
-def find_unread(tx: Tx, wanted: Filter, *, before_id: int | None, within: int) -> int | None:
-    """The newest job that `find_ids` leaves unread by id, having read enough; None without any."""
-    if wanted.ids:
-        return None
+@contextmanager
+def searching(
+    tx: Tx, wanted: Filter, *, before_id: int | None = None, most: int, seconds: float
+) -> Iterator[Search]:
+    """Search jobs while the block lasts, with no more than so many seconds for all statements.
 
-    with _patient(tx, PATIENCE * max(1.0, within / MOST_READ)) as limit:
+    Raises:
+        SlowFilterError: It took longer.
+    """
+    with _patient(tx, seconds) as limit:
         restrict_plans(tx)
-        limit()
-        rows = tx.unprepared("job_find_unread", before_id=before_id, within=within)
 
-    return rows[0][0] if rows else None
+        yield Search(tx, wanted, before_id, most, limit)
 
 
-def leaves_some(tx: Tx, wanted: Filter, *, within: int) -> bool:
-    """Whether `find_ids` leaves jobs of the filter's states unread, along their indexes."""
-    with _patient(tx, PATIENCE) as limit:
-        restrict_plans(tx)
-        limit()
-        [(more,)] = tx.unprepared(
-            "job_find_more",
-            states=_labels(wanted.states),
-            queues=list(wanted.queues) or None,
-            within=within,
+class Search:
+    """The statements by which jobs are searched; each reads a bounded number of them.
+
+    Attributes:
+        indexed: The states of the filter that have an index.
+    """
+
+    def __init__(
+        self,
+        tx: Tx,
+        wanted: Filter,
+        before_id: int | None,
+        most: int,
+        limit: Callable[[], None],
+    ) -> None:
+        self.indexed = [state for state in wanted.states if state is not JobState.SUSPENDED]
+        self._tx = tx
+        self._wanted = wanted
+        self._limit = limit
+        self._queues = list(wanted.queues) or None
+        self._conditions: dict[str, Any] = {
+            "queues": self._queues,
+            "workers": list(wanted.workers) or None,
+            "tags": list(wanted.tags) or None,
+            "nodes": list(wanted.nodes) or None,
+            "priorities": list(wanted.priorities) or None,
+            "args": _path(wanted.args),
+            "meta": _path(wanted.meta),
+            "before_id": before_id,
+            "most": most,
+        }
+
+    def newest(self, read: int, states: Sequence[JobState] | None = None) -> list[int]:
+        """Those among the newest jobs, of which it stops to read when it has found enough.
+
+        Args:
+            read: Most jobs that are read.
+            states: In these states; by default in those of the filter.
+        """
+        states = self._wanted.states if states is None else states
+        rows = self._ask(
+            "job_find_newest",
+            ids=list(self._wanted.ids) or None,
+            states=_labels(states) if states else None,
+            within=read,
+            **self._conditions,
         )
 
-    return bool(more)
+        return [job_id for (job_id,) in rows]
+
+    def along(self, read: int) -> list[int]:
+        """Those among the jobs of the indexed states, of which it reads so many of each."""
+        states = _labels(self.indexed)
+        rows = self._ask("job_find_state", states=states, within=read, **self._conditions)
+
+        return [job_id for (job_id,) in rows]
+
+    def leaves(self, read: int) -> bool:
+        """Whether `along` leaves jobs of these states unread."""
+        states = _labels(self.indexed)
+        [(more,)] = self._ask("job_find_more", states=states, queues=self._queues, within=read)
+
+        return bool(more)
+
+    def unread(self, read: int) -> int | None:
+        """The newest job that `newest` leaves unread, having read enough; None without any."""
+        rows = self._ask("job_find_unread", before_id=self._conditions["before_id"], within=read)
+
+        return rows[0][0] if rows else None
+
+    def _ask(self, name: str, **params: object) -> list[tuple[Any, ...]]:
+        self._limit()
+
+        return self._tx.unprepared(name, **params)
 
 
 def count_jobs(db: Db, queue: str | None = None) -> dict[JobState, int]:

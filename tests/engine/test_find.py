@@ -13,7 +13,7 @@ from oban_sync.control import jobs
 from oban_sync.core.filters import Filter, FilterError, parse
 from oban_sync.core.job import JobState
 from oban_sync.engine import inspect, pages
-from oban_sync.engine.pages import Further
+from oban_sync.engine.pages import Further, Through
 from oban_sync.engine.session import Db, Tx
 from oban_sync.engine.statements import statement
 
@@ -173,44 +173,101 @@ def test_a_state_is_found_along_its_index_however_little_may_be_read(desk, conn)
     assert len(jobs.search_jobs(desk, "states:discarded", limit=10_000, within=500)) == 250
 
 
-def test_a_page_that_has_read_enough_goes_on_further_back(desk, factory, monkeypatch):
+def walked(db, text, *, most):
+    """The ids on all pages of a filter, whatever link leads on: Older, or Look further."""
+    place, ids = (None, Through.LITTLE), []
+
+    for _ in range(1_000):
+        found = pages.find_page(
+            db, parse(text), most=most + 1, before_id=place[0], through=place[1]
+        )
+        shown = [job.id for job in found.jobs[:most]]
+
+        if found.further is None:
+            ids += shown
+
+            if len(found.jobs) <= most:
+                return ids
+
+            place = (shown[-1], place[1])
+        elif found.further.before_id == place[0]:
+            # The same page, with more in it.
+            place = (place[0], found.further.through)
+        else:
+            ids += shown
+            place = (found.further.before_id, found.further.through)
+
+    raise AssertionError("there is no end")
+
+
+@pytest.mark.parametrize("depth", [1_000, 60], ids=["of states", "of all"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "states:available",
+        "states:available workers:Rare",
+        "states:available,scheduled,retryable,discarded workers:Rare",
+        "states:completed workers:Rare",
+        "workers:Rare",
+        "states:suspended,available workers:Rare",
+        "workers:Nobody states:available",
+        "queues:q1 states:available,executing",
+    ],
+)
+def test_who_follows_every_link_sees_each_job_once(desk, conn, monkeypatch, text, depth):
+    """Jobs of a state stand in their index in another order than by id."""
+    monkeypatch.setattr(pages, "MOST_READ", 70)
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 40)
+    monkeypatch.setattr(pages, "MOST_READ_IN_DEPTH", depth)
+    monkeypatch.setattr(pages, "FIRST_READ", 20)
+    conn.execute(
+        "INSERT INTO oban_jobs (state, queue, worker, priority) SELECT (ARRAY['available',"
+        " 'available', 'completed', 'scheduled', 'retryable', 'discarded', 'executing', 'suspended'"
+        "])[1 + n * 7 % 8]::oban_job_state, 'q' || n % 3, CASE WHEN n % 5 = 0 THEN 'Rare' ELSE 'W'"
+        " END, n % 4 FROM generate_series(1, 500) AS n"
+    )
+    wanted = parse(text)
+    rows = conn.execute(
+        "SELECT id FROM oban_jobs WHERE (%s::text[] = '{}' OR state::text = ANY (%s))"
+        " AND (%s::text[] = '{}' OR worker = ANY (%s)) AND (%s::text[] = '{}' OR queue = ANY (%s))"
+        " ORDER BY id DESC",
+        [list(given) for given in (wanted.states, wanted.workers, wanted.queues) for _ in range(2)],
+    ).fetchall()
+
+    assert walked(desk, text, most=7) == [job_id for (job_id,) in rows]
+
+
+def test_a_page_that_has_read_enough_says_where_to_look_further(desk, factory, monkeypatch):
     monkeypatch.setattr(pages, "MOST_READ", 3)
     ids = [factory.job(worker="Rare" if n == 0 else "Common") for n in range(7)]
-    wanted = parse("workers:Rare")
-    found = pages.find_page(desk, wanted, most=2)
-    rounds = 0
+    found = pages.find_page(desk, parse("workers:Rare"), most=2)
 
-    while found.further is not None:
-        assert (found.jobs, found.read, found.by_id) == ([], 3, True)
-        found = pages.find_page(
-            desk, wanted, most=2, before_id=found.further.before_id, by_id=found.further.by_id
-        )
-        rounds += 1
+    assert (found.jobs, found.read) == ([], 3)
+    assert found.further == Further(ids[4], Through.LITTLE)
 
-    assert [job.id for job in found.jobs] == ids[:1]
-    assert rounds == 2
+    # Of jobs by id there is nothing more, nor where the page is full, nor of no filter at all.
+    assert pages.find_page(desk, parse("ids:1"), most=5).further is None
+    assert pages.find_page(desk, parse("workers:Common"), most=1).further is None
+    assert pages.find_page(desk, parse(""), most=9).further is None
 
 
-def test_a_page_of_a_state_that_has_read_enough_goes_on_by_id(desk, factory, monkeypatch):
-    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 4)
-    rare = [factory.job(worker="Rare", priority=priority) for priority in (0, 9)]
-    [factory.job() for _ in range(3)]
+def test_a_page_of_a_state_reads_more_where_somebody_waits_for_it(desk, factory, monkeypatch):
+    monkeypatch.setattr(pages, "FIRST_READ", 1)
+    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 2)
+    monkeypatch.setattr(pages, "MOST_READ_IN_DEPTH", 6)
+    [rare, *_] = ids = [factory.job(worker="Rare" if n == 0 else "Common") for n in range(6)]
     wanted = parse("states:available workers:Rare")
     found = pages.find_page(desk, wanted, most=5)
 
-    assert ([job.id for job in found.jobs], found.read, found.by_id) == (rare[:1], 4, False)
-    assert found.further == Further(None, True)
+    assert (found.jobs, found.read) == ([], 1)
+    assert found.further == Further(None, Through.STATES)
 
-    found = pages.find_page(desk, wanted, most=5, by_id=True)
-    assert ([job.id for job in found.jobs], found.further) == (rare[::-1], None)
+    found = pages.find_page(desk, wanted, most=5, through=Through.STATES)
+    assert ([job.id for job in found.jobs], found.read, found.further) == ([rare], 6, None)
 
-    # Of all there are, or where the page is full, there is nothing to look for.
-    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 5)
-    assert pages.find_page(desk, wanted, most=5).further is None
-    monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 4)
-    assert pages.find_page(desk, wanted, most=1).further is None
-    assert pages.find_page(desk, parse("ids:1"), most=5).further is None
-    assert pages.find_page(desk, parse(""), most=9).further is None
+    # Where states are all that is asked for, nobody has to ask twice.
+    found = pages.find_page(desk, parse("states:available"), most=9)
+    assert ([job.id for job in found.jobs], found.further) == (ids[::-1], None)
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state != "suspended"])
@@ -219,17 +276,26 @@ def test_it_is_known_whether_there_are_more_jobs_of_a_state(desk, factory, state
     [factory.job(state=other) for other in ("completed", "available") if other != state]
 
     with desk.looking() as tx:
-        assert inspect.leaves_some(tx, parse(f"states:{state}"), within=1)
-        assert not inspect.leaves_some(tx, parse(f"states:{state}"), within=2)
-        assert inspect.leaves_some(tx, parse(f"states:{state},suspended"), within=1)
+        for text, leaves in ((f"states:{state}", True), (f"states:{state} queues:other", False)):
+            with inspect.searching(tx, parse(text), most=5, seconds=5.0) as search:
+                # Of states whose index does not begin with the queue, nobody knows without reading.
+                assert search.leaves(1) is (leaves or state not in ("available", "executing"))
+                assert not search.leaves(2)
 
 
-def test_several_states_share_what_is_read_for_a_page(desk, factory, monkeypatch):
+@pytest.mark.parametrize(
+    ("states", "each"), [("completed,discarded", 3), ("scheduled,retryable", 6)]
+)
+def test_indexes_share_what_is_read_for_a_page(desk, factory, monkeypatch, states, each):
     monkeypatch.setattr(pages, "MOST_READ_OF_STATES", 6)
-    [factory.job(state=state) for state in ("completed", "discarded") for _ in range(4)]
-    found = pages.find_page(desk, parse("states:completed,discarded workers:Nobody"), most=5)
+    monkeypatch.setattr(pages, "FIRST_READ", 0)
+    [factory.job(state=state) for state in states.split(",") for _ in range(each // 2)]
+    wanted = parse(f"states:{states} workers:Nobody")
 
-    assert (found.read, found.further) == (6, Further(None, True))
+    assert pages.find_page(desk, wanted, most=5).further is None
+
+    [factory.job(state=states.split(",")[0]) for _ in range(each)]
+    assert pages.find_page(desk, wanted, most=5).further == Further(None, Through.STATES)
 
 
 class Watched(Tx):

@@ -16,9 +16,10 @@ from oban_sync.core.filters import KEYS, Filter, FilterError, SlowFilterError, p
 from oban_sync.core.job import JobState
 from oban_sync.engine import pages as engine
 from oban_sync.engine.inspect import hold_in_states
+from oban_sync.engine.pages import Through
 from oban_sync.engine.retry import conflicts_retried
 from oban_sync.engine.session import Db
-from oban_sync.web import formats, replies, searches
+from oban_sync.web import formats, forms, replies, searches
 from oban_sync.web.access import performs
 from oban_sync.web.actions import Action
 from oban_sync.web.menu import Entry
@@ -107,7 +108,7 @@ def jobs() -> ResponseReturnValue:
     text = request.args.get("q", "").strip()
     before = _before()
     wanted, problem, status = Filter(), None, 200
-    found = engine.Found([], 0, False, None)
+    found = engine.Found([], 0)
 
     try:
         wanted = wanted_by(text)
@@ -133,8 +134,8 @@ def jobs() -> ResponseReturnValue:
         more_terms=_count(wanted) - MOST_TERMS,
         jobs=shown,
         before=before,
-        older=_place(shown[-1].id, _by_id()) if is_full else None,
-        further=found.further and _place(found.further.before_id, found.further.by_id),
+        older=_place(shown[-1].id, _through()) if is_full else None,
+        further=found.further and _place(found.further.before_id, found.further.through),
         read=found.read,
         counts=counts,
         states=[(state, _with(wanted, "states", state)) for state in formats.STATES],
@@ -181,7 +182,7 @@ def _search(wanted: Filter, before: int | None) -> engine.Found:
 
     def find() -> engine.Found:
         return engine.find_page(
-            here().db, wanted, most=PER_PAGE + 1, before_id=before, by_id=_by_id()
+            here().db, wanted, most=PER_PAGE + 1, before_id=before, through=_through()
         )
 
     if not wanted:
@@ -191,14 +192,14 @@ def _search(wanted: Filter, before: int | None) -> engine.Found:
         return find()
 
 
-def _by_id() -> bool:
-    """Whether all jobs are to be looked through, and not those of some states alone."""
-    return request.args.get("through") == "all"
+def _through() -> Through:
+    """What the visitor lets the page look through."""
+    return Through(forms.choice("through", set(Through), Through.LITTLE))
 
 
-def _place(before: int | None, by_id: bool) -> dict[str, str | int | None]:
+def _place(before: int | None, through: Through) -> dict[str, str | int | None]:
     """A place in the list, as it stands in an address."""
-    return {"before": before, "through": "all" if by_id else None}
+    return {"before": before, "through": through or None}
 
 
 def wanted_by(text: str) -> Filter:
