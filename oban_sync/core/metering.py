@@ -56,7 +56,7 @@ class MetricsConfig:
     Attributes:
         enabled: Whether this node counts.
         interval: Seconds that are counted together and written at once: 1, 2, 5 or 10.
-        keep: Seconds for which it is kept what was counted; by hours in the end.
+        keep: Seconds for which it is kept what was counted; by three hours in the end.
         broadcast: Whether Oban Web is told, too: which queues run what each second, how many jobs
             ran, and what the crontab is. For dashboards that are there already; it costs some
             notifications a second.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 
@@ -200,7 +200,7 @@ def times_of(data: bytes, *shares: float) -> list[float | None]:
     last = sums[-1] - 1
     places = [bisect_right(sums, int(share * last)) for share in shares]
 
-    return [_VALUES[pairs[place] >> 16] for place in (*places, -1)]
+    return [_VALUES[pairs[place] >> 16] for place in (*places, bisect_left(sums, sums[-1]))]
 
 
 def packed(bins: Mapping[int, int]) -> bytes:

@@ -214,8 +214,8 @@ class Look:
         return {name: getattr(self, name) for name in names}
 
     def _scope(self, wanted: set[str]) -> Scope:
-        filters = {name for name in ("queue", "worker", "node", "state") if getattr(self, name)}
-        wanted = wanted | filters
+        names = "queue", "worker", "node", "state"
+        wanted = wanted | {name for name in names if getattr(self, name) is not None}
 
         return next((scope for scope, known in _KNOWN if wanted <= known), Scope.EACH)
 

@@ -71,7 +71,7 @@ class QueueLimits:
 
     Attributes:
         limits: The limits, as the node tells of them that started last, but for its weights.
-        different: Whether another node tells of others.
+        different: Whether another node tells of others, or of none.
         running: Jobs that run, as far as a limit looks at that.
         lanes: How many values of what divides the queue have some ...
         busiest: ... and the most of one of these.
@@ -102,7 +102,7 @@ def queue_limits(db: Db, queue: str) -> QueueLimits | None:
 
         [(said, different, running, lanes, busiest)] = rows
 
-        if (found := limit_words.read(json.loads(said))) is None:
+        if (found := limit_words.read(json.loads(said))) is None or not found.any:
             return None
 
         room = again_in = None

@@ -27,7 +27,7 @@ class Leftovers(Loop):
     """
 
     def __init__(self, db: Db, config: Config, *, leads: Callable[[], bool]) -> None:
-        super().__init__("leftovers", interval=Upkeep.INTERVAL)
+        super().__init__("leftovers", interval=Upkeep.SPREAD_INTERVAL)
         self._db = db
         self._leads = leads
         self._upkeep: Upkeep | None = None

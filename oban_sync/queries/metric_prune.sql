@@ -11,6 +11,9 @@ WHERE ctid = ANY (ARRAY(
     WHERE metric.scope IN ('raw', 'each', 'queues', 'workers', 'outcomes', 'nodes', 'states')
       AND metric.period IN (1, 2, 5, 10, 60, 3600, 10800)
       AND metric.started_at < now() - make_interval(secs => %(keep)s::double precision)
+      -- All that is in it, and not only its beginning.
+      AND metric.started_at + make_interval(secs => metric.period)
+          < now() - make_interval(secs => %(keep)s::double precision)
     LIMIT %(most)s::integer
     FOR UPDATE SKIP LOCKED
 ))

@@ -19,6 +19,7 @@ WITH old AS (
         FROM /* schema */oban_sync_metrics AS metric
         WHERE metric.scope = ANY (%(scopes)s::text[])
           AND metric.period < %(below)s::integer
+          AND metric.started_at > '-infinity'
           -- By itself, so that it is worked out once and not for every row.
           AND metric.started_at < (
               SELECT to_timestamp(

@@ -151,10 +151,9 @@ def charts(found: MetricsReport, *, by: str, share: str) -> list[Chart]:
     def count(point: Point, _: float) -> float | None:
         return float(point.count)
 
-    # A queue has one colour in all of them.
-    kinds = {
-        series.label: kind_of(by, series.label, place) for place, series in enumerate(found.ran)
-    }
+    # A queue has one colour in all of them; what fails may be too few jobs to be among the others.
+    labels = dict.fromkeys(series.label for series in (*found.ran, *found.failed))
+    kinds = {label: kind_of(by, label, place) for place, label in enumerate(labels)}
 
     return [
         _chart(

@@ -80,6 +80,18 @@ def test_curves_are_of_what_passes_every_filter(db, add):
     assert counts(list_metrics(db, queue="alpha", worker="V")) == {}
 
 
+@pytest.mark.parametrize("name", ["queue", "worker", "node", "state"])
+def test_an_empty_name_is_that_of_nothing(db, add, name):
+    add(5)
+
+    for _ in range(2):
+        for by in ("queue", "worker", "node", "state"):
+            assert list_metrics(db, by=by, **{name: ""}) == []
+
+        with db.transaction() as tx:
+            metrics.spread(tx, after=0.0)
+
+
 def test_a_curve_has_a_point_for_every_step(db, add):
     add(age=100.0)
     add(age=250.0)
@@ -243,7 +255,10 @@ def test_times_are_known_by_node_and_by_queue_after_rows_were_summed_up(db, add)
 
     with db.transaction() as tx:
         assert metrics.spread(tx, after=0.0) == 3
-        assert [list_metrics(db, **options, **more) for more in asked] == before
+
+    assert [list_metrics(db, **options, **more) for more in asked] == before
+
+    with db.transaction() as tx:
         assert metrics.sum_up(tx, period=60, after=0.0) > 0
 
     assert [list_metrics(db, **options, **more) for more in asked] == before

@@ -263,6 +263,37 @@ def test_what_is_old_is_deleted(add, rows, db):
     assert rows("worker") == [("new",)]
 
 
+def test_what_is_kept_is_kept_to_its_end(add, rows, db, spread, sum_up):
+    for age in (86_400.0 + 100.0, 86_400.0 + 10_000.0):
+        add(counted(), age=age)
+
+    spread()
+    sum_up(10_800)
+
+    with db.session() as tx:
+        metrics.prune(tx, keep=86_400.0 + 5_000.0)
+
+    assert sum(row[0] for row in rows("jobs", scope="states")) >= 1
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "infinity"])
+def test_a_row_of_no_time_keeps_nothing_from_being_done(add, rows, db, conn, spread, moment):
+    add(counted(), age=600.0)
+    conn.execute(
+        "INSERT INTO oban_sync_metrics (period, started_at, name, node, queue, worker, state, jobs)"
+        " VALUES (10, %s, 'Oban', 'a', 'alpha', 'W', 'completed', 7)",
+        [moment],
+    )
+    spread()
+
+    with db.session() as tx:
+        now = metrics.now(tx)
+        [found] = metrics.measured(tx, Look(int(now) - 900, 10, "queue"), ran=True, waited=True)
+
+    assert found.jobs == 1
+    assert len(rows(scope="raw")) == 1
+
+
 def test_junk_in_a_sketch_is_left_out_of_a_curve(add, db, conn):
     add(counted(2, ran={490: 2}))
     conn.execute("UPDATE oban_sync_metrics SET exec_time = '\\x010203'")

@@ -100,6 +100,21 @@ def test_curves_stand_for_what_is_asked_for(site, ran, by, labels):
         assert set(failures) == {"discarded"}
 
 
+def test_curves_of_failures_look_different_from_each_other(site, ran):
+    for number in range(curves.MOST_LINES + 1):
+        ran(60, worker=f"busy{number}", jobs=100 + number)
+
+    for number in range(5):
+        ran(60, worker=f"failing{number}", jobs=1, state="discarded")
+
+    charts = charts_of(site, "?span=5m&by=worker")
+    kinds = [line["kind"] for line in charts["failures"]["lines"]]
+
+    assert len(set(kinds)) == 5
+    assert "c-other" not in kinds
+    assert charts["throughput"]["lines"][-1]["kind"] == "c-other"
+
+
 @pytest.mark.parametrize("span", list(curves.SPANS))
 @pytest.mark.parametrize("share", curves.SHARES)
 def test_every_span_and_share_has_charts(site, ran, span, share):

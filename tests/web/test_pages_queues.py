@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from oban_sync.control.audit import list_audit
 from oban_sync.core import limit_words
+from oban_sync.core.clock import utc_now
 from oban_sync.core.limits import Rate, check_limits
 from oban_sync.engine import limits, overview
 from tests.web.conftest import Page
@@ -106,7 +108,7 @@ def test_the_limits_of_a_queue_are_shown_with_how_they_stand(site, node, conn):
 
     assert "5 jobs at once, over all nodes 3 of 5 run" in text
     assert "20 starts in 60 s 20 may start now" in text
-    assert "different limits" not in text
+    assert "Not every node" not in text
 
     with site.oban.db.session() as tx:
         limits.consume(tx, limits.queue_limit("alpha"), Rate(20, 60.0), 0, 20, full=True)
@@ -143,11 +145,44 @@ def test_where_nodes_tell_of_different_limits_the_newest_counts(site, node, fact
     text = site.page(NAME).text
 
     assert "7 jobs at once" in text
-    assert "Nodes tell of different limits" in text
+    assert "Not every node tells of these limits" in text
 
     conn.execute(
         "UPDATE oban_sync_nodes SET beat_at = now() - interval '2 min' WHERE uuid = %s", [newest]
     )
+    assert "5 jobs at once" in site.page(NAME).text
+
+
+def test_a_node_without_limits_is_told_of(site, node, factory, conn):
+    told(conn, node, global_limit=5)
+    factory.node("alpha", node="n2")
+    text = site.page(NAME).text
+
+    assert "5 jobs at once" in text
+    assert "Not every node tells of these limits" in text
+
+
+def test_a_node_that_is_known_to_be_dead_has_no_say_in_limits(site, node, factory, conn):
+    told(conn, node, global_limit=5)
+    dead = factory.node("alpha", lock_key=77, beat_at=utc_now() - timedelta(seconds=20))
+    told(conn, dead, global_limit=7)
+
+    assert "5 jobs at once" in site.page(NAME).text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE oban_sync_nodes SET max_age = '-1e300', beat_at = now() + interval '1 hour'",
+        "UPDATE oban_sync_producers SET running = 2147483647",
+    ],
+    ids=["age", "running"],
+)
+def test_odd_rows_keep_no_limits_from_being_shown(site, node, factory, conn, change):
+    told(conn, node, global_limit=5)
+    told(conn, factory.node("alpha", node="n2"), global_limit=5)
+    conn.execute(change)
+
     assert "5 jobs at once" in site.page(NAME).text
 
 

@@ -131,14 +131,17 @@ AS $function$
         FROM /* schema */oban_sync_producers AS producer
         JOIN /* schema */oban_sync_nodes AS node ON node.uuid = producer.node_uuid
         WHERE node.beat_at > now() - make_interval(
-            secs => least(
-                CASE
-                    WHEN node.lock_key IS NOT NULL
-                     AND node.lock_key <> ALL (ARRAY(SELECT held.key FROM held))
-                        THEN node.unlocked_max_age
-                    ELSE node.max_age
-                END,
-                86400
+            secs => greatest(
+                0,
+                least(
+                    CASE
+                        WHEN node.lock_key IS NOT NULL
+                         AND node.lock_key <> ALL (ARRAY(SELECT held.key FROM held))
+                            THEN node.unlocked_max_age
+                        ELSE node.max_age
+                    END,
+                    86400
+                )
             )
         )
           -- What takes no more jobs is no help, and may be gone any moment.
