@@ -46,7 +46,7 @@ def read(said: object) -> Limits | None:
     """The limits that a node tells of, but for its weights; None of what is no such thing."""
     try:
         return _read(said)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -17,6 +17,7 @@ FROM /* schema */oban_sync_metrics AS metric
 WHERE metric.scope IN ('raw', %(scope)s::text)
   AND metric.period IN (1, 2, 5, 10, 60, 3600, 10800)
   AND metric.started_at >= to_timestamp(%(first)s::double precision)
+  AND metric.started_at < 'infinity'
   AND (%(queue)s::text IS NULL OR metric.queue = %(queue)s::text)
   AND (%(worker)s::text IS NULL OR metric.worker = %(worker)s::text)
   AND (%(node)s::text IS NULL OR metric.node = %(node)s::text)

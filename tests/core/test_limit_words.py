@@ -83,7 +83,7 @@ def test_what_a_node_tells_is_read_and_put_in_words(options, allowed, rate, turn
                     "partitioned": False,
                 }
             }
-            for period in (0, -1, 1e300, float("inf"), float("nan"))
+            for period in (0, -1, 10**400, 1e300, float("inf"), float("nan"))
         ),
         {"by": 5},
         {"by": [["env", "x"]]},
@@ -93,7 +93,7 @@ def test_what_a_node_tells_is_read_and_put_in_words(options, allowed, rate, turn
         {"rate": {"allowed": 1, "period": "x", "algorithm": "fixed_window", "partitioned": False}},
         {"rate": {"allowed": 1, "period": 1, "algorithm": "guess", "partitioned": False}},
     ],
-    ids=lambda changes: json.dumps(changes),
+    ids=lambda changes: json.dumps(changes)[:60],
 )
 def test_what_somebody_else_wrote_is_no_limit(changes):
     assert limit_words.read({**limit_words.told(limits(global_limit=2)), **changes}) is None

@@ -288,9 +288,11 @@ def test_a_row_of_no_time_keeps_nothing_from_being_done(add, rows, db, conn, spr
 
     with db.session() as tx:
         now = metrics.now(tx)
-        [found] = metrics.measured(tx, Look(int(now) - 900, 10, "queue"), ran=True, waited=True)
+        look = Look(int(now) - 900, 10, "queue")
+        [found] = metrics.measured(tx, look, ran=True, waited=True)
+        [whole] = metrics.whole(tx, look)
 
-    assert found.jobs == 1
+    assert found.jobs == whole.jobs == 1
     assert len(rows(scope="raw")) == 1
 
 
